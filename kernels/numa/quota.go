@@ -1,0 +1,87 @@
+package numa
+
+import (
+	"io/fs"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+)
+
+// Quota is the number of CPUs' worth of time that the control group of this
+// process may use, 0 if unlimited or unknown.
+func Quota() float64 { return QuotaFS(os.DirFS("/")) }
+
+// QuotaFS is Quota on a file system like Linux's root, with proc and sys/fs/cgroup.
+// The smallest limit on the way to the root of the hierarchy counts.
+func QuotaFS(root fs.FS) float64 {
+	b, err := fs.ReadFile(root, "proc/self/cgroup")
+	if err != nil {
+		return 0
+	}
+	least := 0.0
+	take := func(q float64) {
+		if q > 0 && (least == 0 || q < least) {
+			least = q
+		}
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3) // id:controllers:path
+		if len(f) != 3 {
+			continue
+		}
+		for dir := path.Clean("/" + f[2]); ; dir = path.Dir(dir) {
+			switch {
+			case f[1] == "":
+				take(quotaV2(root, path.Join("sys/fs/cgroup", dir, "cpu.max")))
+			case hasController(f[1], "cpu"):
+				take(quotaV1(root, path.Join("sys/fs/cgroup/cpu", dir)))
+			}
+			if dir == "/" {
+				break
+			}
+		}
+	}
+	return least
+}
+
+func hasController(list, name string) bool {
+	for c := range strings.SplitSeq(list, ",") {
+		if c == name {
+			return true
+		}
+	}
+	return false
+}
+
+// quotaV2 reads "max 100000" or "150000 100000": microseconds per period.
+func quotaV2(root fs.FS, name string) float64 {
+	b, err := fs.ReadFile(root, name)
+	if err != nil {
+		return 0
+	}
+	f := strings.Fields(string(b))
+	if len(f) != 2 {
+		return 0
+	}
+	return ratio(f[0], f[1])
+}
+
+func quotaV1(root fs.FS, dir string) float64 {
+	quota, err1 := fs.ReadFile(root, path.Join(dir, "cpu.cfs_quota_us"))
+	period, err2 := fs.ReadFile(root, path.Join(dir, "cpu.cfs_period_us"))
+	if err1 != nil || err2 != nil {
+		return 0
+	}
+	return ratio(strings.TrimSpace(string(quota)), strings.TrimSpace(string(period)))
+}
+
+// ratio is quota/period, 0 if either is not a positive number.
+func ratio(quota, period string) float64 {
+	q, err1 := strconv.ParseInt(quota, 10, 64)
+	p, err2 := strconv.ParseInt(period, 10, 64)
+	if err1 != nil || err2 != nil || q <= 0 || p <= 0 {
+		return 0
+	}
+	return float64(q) / float64(p)
+}

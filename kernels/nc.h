@@ -41,14 +41,18 @@
 
 #define NC_INLINE static inline __attribute__((always_inline))
 
-/* Target attributes. gcc and clang take the same strings. */
+/* Target attributes. */
 #define NC_AVX2 __attribute__((target("avx2,fma,f16c")))
 #define NC_AVXVNNI __attribute__((target("avx2,fma,f16c,avxvnni")))
 #define NC_AVX512 \
 	__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
 #define NC_AVX512VNNI \
 	__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")))
-#define NC_NEON __attribute__((target("+dotprod")))
+#if defined(__clang__)
+#define NC_NEON __attribute__((target("dotprod")))
+#else
+#define NC_NEON __attribute__((target("arch=armv8.2-a+dotprod")))
+#endif
 
 enum { NC_TILE = 16, NC_PAGE = 64 };
 enum { NC_F32 = 0, NC_F16 = 1, NC_Q8_0 = 8, NC_BF16 = 30 };

@@ -86,7 +86,8 @@ type Team struct {
 	_      pad
 	epoch  atomic.Uint64 // moves when a Run starts or the team closes
 	_      pad
-	done   atomic.Uint64 // workers that left the function of this Run
+	done   atomic.Uint64 // workers that have finished this Run
+	gone   atomic.Uint64 // workers that pass no more barrier in this Run; moves before done
 	_      pad
 	count  atomic.Uint64 // workers that wait at the barrier
 	_      pad
@@ -179,6 +180,7 @@ func (t *Team) Run(fn func(w *Worker)) error {
 	t.gen.Store(t.gen.Load() &^ poisoned)
 	t.count.Store(0)
 	t.base = uint32(t.chunk.Load()>>32) + 1
+	t.gone.Store(0)
 	t.done.Store(0)
 	t.epoch.Add(1)
 	t.wakeAll()

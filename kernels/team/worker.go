@@ -86,12 +86,13 @@ func (w *Worker) left(returned *bool) {
 			t.failed(w.ID, v)
 		}
 	}
-	d := t.done.Add(1)
+	t.gone.Add(1)
 	if t.count.Load() != 0 && t.gen.Load()&poisoned == 0 {
-		// The others wait for a worker that will never come.
+		// The others wait for a worker that will never come. One that comes to the
+		// barrier after this look sees gone.
 		t.failed(w.ID, fmt.Errorf("team: worker %d returned while others wait at a barrier", w.ID))
 	}
-	if d == uint64(t.n) {
+	if t.done.Add(1) == uint64(t.n) {
 		t.workers[0].wake()
 	}
 }
@@ -112,7 +113,7 @@ func (w *Worker) Barrier() {
 		g = t.gen.Add(1)
 		t.wakeAll()
 	} else {
-		if t.done.Load() != 0 {
+		if t.gone.Load() != 0 && t.gen.Load() == g { // gone before this barrier opened
 			panic(fmt.Errorf("team: worker %d is at a barrier that another worker returned without passing", w.ID))
 		}
 		w.wait(&t.gen, g)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 
 	"github.com/architehc/nanochat/kernels"
 )
@@ -28,7 +27,10 @@ func New(rows, cols, group int) (*kernels.Ternary, error) {
 	if err := checkShape(w); err != nil {
 		return nil, err
 	}
-	w.Tiles = slices.Repeat([]byte{kernels.EmptyTile}, w.Blocks()*w.ColTiles()*tileBytes)
+	w.Tiles = kernels.AlignedBytes(w.Blocks() * w.ColTiles() * tileBytes)
+	for i := range w.Tiles {
+		w.Tiles[i] = kernels.EmptyTile
+	}
 	w.Scales = make([]uint16, w.Blocks()*w.Groups()*kernels.TileSide)
 	return w, nil
 }

@@ -1,0 +1,15 @@
+package kernels
+
+import "unsafe"
+
+// F32Bytes is the memory of s as bytes, for a Dense matrix of type F32 that shares it.
+func F32Bytes(s []float32) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))), 4*len(s))
+}
+
+// AlignedBytes returns n zero bytes that begin at a multiple of 64, as tiles do.
+func AlignedBytes(n int) []byte {
+	b := make([]byte, n+63)
+	skip := -uintptr(unsafe.Pointer(unsafe.SliceData(b))) & 63
+	return b[skip : skip+uintptr(n) : skip+uintptr(n)]
+}

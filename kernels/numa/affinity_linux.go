@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxCPU is the number of CPUs an affinity mask of x/sys/unix holds.
+// maxCPU is the number of CPUs in an affinity mask of x/sys/unix, and of nodes in ours.
 const maxCPU = 1024
 
 // Affinity lists the CPUs the calling thread may run on, ascending. It is empty

@@ -29,5 +29,7 @@ func Bind(cpu int) (Mask, error) { return Mask{}, PinThread(cpu) }
 // Unbind undoes Bind.
 func Unbind(Mask) {}
 
+const maxCPU = 1024
+
 // CurrentCPU is the CPU the calling thread runs on now, or -1.
 func CurrentCPU() int { return -1 }

@@ -17,6 +17,8 @@ type Node struct {
 	// CPUs lists one thread of every core first, ascending, then their siblings. A
 	// node of memory only has none.
 	CPUs []int
+	// Cores is the number of cores: CPUs[:Cores] are the first threads.
+	Cores int
 	// Distance[i] is the relative cost to reach the memory of Topology.Nodes[i]; 10
 	// is local. It is nil if the system does not say.
 	Distance []int
@@ -48,7 +50,7 @@ func single(why string) Topology {
 			cpus = append(cpus, c)
 		}
 	}
-	return Topology{Nodes: []Node{{CPUs: cpus}}, Source: "one node assumed: " + why}
+	return Topology{Nodes: []Node{{CPUs: cpus, Cores: len(cpus)}}, Source: "one node assumed: " + why}
 }
 
 // ReadFS reads the topology below sys, a file system like Linux's /sys.
@@ -68,7 +70,8 @@ func ReadFS(sys fs.FS) (Topology, error) {
 		if err != nil {
 			return Topology{}, err
 		}
-		n := Node{ID: id, CPUs: coresFirst(sys, cpus)}
+		n := Node{ID: id}
+		n.CPUs, n.Cores = coresFirst(sys, cpus)
 		n.Distance = readDistance(sys, dir+"/distance", len(online))
 		n.MemBytes = readMemTotal(sys, dir+"/meminfo")
 		t.Nodes = append(t.Nodes, n)
@@ -77,17 +80,20 @@ func ReadFS(sys fs.FS) (Topology, error) {
 }
 
 // coresFirst orders cpus so that the first thread of each core comes before the
-// second of any.
-func coresFirst(sys fs.FS, cpus []int) []int {
+// second of any, and counts the first threads.
+func coresFirst(sys fs.FS, cpus []int) (ordered []int, cores int) {
 	rank := make(map[int]int, len(cpus))
 	for _, c := range cpus {
 		siblings, err := readList(sys, fmt.Sprintf("devices/system/cpu/cpu%d/topology/thread_siblings_list", c))
 		if err == nil {
 			rank[c] = sort.SearchInts(siblings, c)
 		}
+		if rank[c] == 0 {
+			cores++
+		}
 	}
 	sort.SliceStable(cpus, func(i, j int) bool { return rank[cpus[i]] < rank[cpus[j]] })
-	return cpus
+	return cpus, cores
 }
 
 // Order lists the CPUs this process may use: node by node the first threads of
@@ -104,18 +110,13 @@ func (t Topology) Order() []int {
 func (t Topology) order(allowed map[int]bool) []int {
 	var first, second []int
 	for _, n := range t.Nodes {
-		last := -1
-		sibling := false
-		for _, c := range n.CPUs {
-			sibling = sibling || c < last // the ascending run of first threads is over
-			last = c
-			if len(allowed) > 0 && !allowed[c] {
-				continue
-			}
-			if sibling {
-				second = append(second, c)
-			} else {
+		for i, c := range n.CPUs {
+			switch {
+			case len(allowed) > 0 && !allowed[c]:
+			case i < n.Cores:
 				first = append(first, c)
+			default:
+				second = append(second, c)
 			}
 		}
 	}

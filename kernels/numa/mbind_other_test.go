@@ -1,0 +1,5 @@
+//go:build !linux
+
+package numa
+
+func mbindError() error { return nil }

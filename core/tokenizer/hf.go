@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 )
 
@@ -201,6 +202,9 @@ func unmarshal(key string, raw []byte, v any) error {
 		return errf(key, "not JSON: byte %d: %v", syntax.Offset, err)
 	case errors.As(err, &typ):
 		return errf(key, "field %q is a %s, want %s", typ.Field, typ.Value, typ.Type)
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errf(key, "not JSON: it ends after %d bytes", len(raw))
 	}
 	return errf(key, "%v", err)
 }

@@ -1,0 +1,123 @@
+# Targets: `make help`. Every recipe runs with the tools of build/tools first on
+# PATH; scripts/setup finds or installs them.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COUNT   ?= 2000
+MODEL   ?= build/nano-5m.gguf
+PROMPT  ?= fn main() {
+
+export PATH := $(CURDIR)/build/tools:$(PATH)
+export GOFLAGS := -mod=readonly -buildvcs=false
+export NANOCHAT_PYTHON := $(CURDIR)/.venv/bin/python
+
+# Packages with goroutines of their own, for the race detector.
+RACE := ./core/infer/... ./core/internal/... ./core/gguf ./core/model ./kernels/team ./kernels/tune ./kernels/numa
+# What is checked under emulation: arithmetic that must give the same bits.
+ARM64 := ./kernels ./core/internal/rng ./core/ternary ./core/mhc ./core/sample
+ARM64_ENV := GOARCH=arm64 CGO_ENABLED=1 CC=aarch64-linux-gnu-gcc QEMU_LD_PREFIX=/usr/aarch64-linux-gnu
+
+##@ Use
+.PHONY: run
+run: build $(MODEL) ## create a random nano model if there is none, and generate from it
+	@echo 'The weights are random: the text has no meaning. Ctrl-C stops.'
+	build/bin/nanochat generate $(MODEL) '$(PROMPT)' -n 64 --seed 1
+
+$(MODEL): | build/bin/nanochat
+	build/bin/nanochat init nano-5m $@ --seed 1
+
+.PHONY: build
+build: setup-build ## build/bin/nanochat and, where capi/ exists, build/lib and build/include
+	@mkdir -p build/bin
+	go build -trimpath -ldflags '-s -w -X main.commit=$(VERSION)' -o build/bin/nanochat ./cmd/nanochat
+	@echo 'built build/bin/nanochat ($(VERSION))'
+ifneq ($(wildcard capi),)
+	@mkdir -p build/lib build/include
+	go build -trimpath -buildmode=c-shared -o build/lib/libnanochat.so ./capi
+	@rm -f build/lib/libnanochat.h && cp include/*.h build/include/
+	@echo 'built build/lib/libnanochat.so and build/include'
+endif
+
+build/bin/nanochat:
+	@$(MAKE) build
+
+##@ Check
+.PHONY: test
+test: setup ## everything below but bench: what CI runs
+	@start=$$(date +%s); set -e; \
+	scripts/stage lint            $(MAKE) -s lint; \
+	scripts/stage 'unit and end-to-end tests' $(MAKE) -s unit; \
+	scripts/stage 'without cgo'   $(MAKE) -s nocgo; \
+	scripts/stage 'race detector' $(MAKE) -s race; \
+	scripts/stage 'arm64 under qemu' $(MAKE) -s arm64; \
+	scripts/stage 'fuzzing, $(COUNT) executions a target' $(MAKE) -s fuzz; \
+	scripts/stage 'file sizes'    $(MAKE) -s size; \
+	echo; echo "all stages passed in $$(( $$(date +%s) - start )) s"
+
+.PHONY: lint
+lint: setup-lint ## gofmt, vet, staticcheck, clang-format, ruff
+	@scripts/lint
+
+.PHONY: unit
+unit: build setup-python ## all Go tests, with the Python references where a test has one
+	go test ./...
+
+.PHONY: nocgo
+nocgo: setup-build ## the same on the Go reference kernels, built without cgo
+	@# not capi, which is cgo, nor tests, which look at the repository or the built program
+	export CGO_ENABLED=0; go test -vet=off $$(go list ./... | grep -vE '/(capi|tests)(/|$$)')
+
+.PHONY: race
+race: setup-build ## packages with goroutines, under the race detector
+	go test -race -vet=off $(RACE)
+
+.PHONY: arm64
+arm64: setup-build ## the ARM64 kernels and arithmetic, cross-compiled and run by qemu-user
+	@scripts/setup arm64
+	$(ARM64_ENV) go test -vet=off -exec qemu-aarch64 $(ARM64)
+
+.PHONY: fuzz
+fuzz: setup-build ## every fuzz target for COUNT executions (make fuzz COUNT=10000000)
+	@scripts/fuzz $(COUNT)
+
+.PHONY: size
+size: ## lines per directory; fails on a file of more than 600
+	@scripts/size
+
+.PHONY: fmt
+fmt: setup-lint ## format Go, C and Python
+	gofmt -w $$(git ls-files '*.go')
+	git ls-files -z '*.c' '*.h' | xargs -0r .venv/bin/clang-format -i
+	.venv/bin/ruff format -q . && .venv/bin/ruff check -q --fix .
+
+.PHONY: bench
+bench: build ## this machine's limits and every kernel against them, as JSON
+	build/bin/nanochat benchmark --roofline --kernels --json
+
+##@ Set up
+.PHONY: setup setup-build setup-python setup-lint
+setup: ## find or install everything the tests use
+	@scripts/setup go cc python lint arm64
+setup-build:
+	@scripts/setup go cc
+setup-python:
+	@scripts/setup python
+setup-lint:
+	@scripts/setup go cc python lint
+
+.PHONY: clean
+clean: ## remove what was built; keep the tools
+	find build -mindepth 1 -maxdepth 1 ! -name tools -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: ## remove build/ and .venv/
+	rm -rf build .venv
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-zA-Z0-9_-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

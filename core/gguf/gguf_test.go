@@ -139,7 +139,7 @@ func TestRoundTrip(t *testing.T) {
 		for _, x := range f.Tensors {
 			again = append(again, FromBytes(x.Name, x.Type, x.Dims, x.Data))
 		}
-		require.Equal(t, b, written(t, f.Meta, again, WriteOptions{Alignment: align})[:len(b)], "writing what was read changes the keys' order only")
+		require.Equal(t, b, written(t, f.Meta, again, WriteOptions{Alignment: align}))
 		require.Nil(t, f.Tensor("none"))
 	}
 }

@@ -6,7 +6,8 @@ import (
 	"math"
 )
 
-// codec converts one block of a type; nil functions are not offered.
+// codec converts one block of a type, or any number of plain numbers; nil
+// functions are not offered.
 type codec struct {
 	decode func(dst []float32, src []byte)
 	encode func(dst []byte, src []float32)
@@ -62,6 +63,9 @@ func Dequantize(dst []float32, t Type, src []byte) error {
 		return fmt.Errorf("gguf: dequantize %s: not supported; supported are %s", t, list(CanDequantize))
 	}
 	n, b := t.BlockSize()
+	if n == 1 {
+		n, b = len(dst), len(src)
+	}
 	for len(dst) > 0 {
 		c.decode(dst[:n:n], src[:b:b])
 		dst, src = dst[n:], src[b:]
@@ -91,6 +95,9 @@ func Quantize(dst []byte, t Type, src []float32) error {
 				return fmt.Errorf("gguf: quantize %s: element %d is %g, expected less than %g", t, i, x, limit)
 			}
 		}
+	}
+	if n == 1 {
+		n, b = len(src), len(dst)
 	}
 	for len(src) > 0 {
 		c.encode(dst[:b:b], src[:n:n])
@@ -134,20 +141,40 @@ func TailScale(data []byte) float32 {
 }
 
 func decodeF32(dst []float32, src []byte) {
-	dst[0] = math.Float32frombits(binary.LittleEndian.Uint32(src))
+	for i := range dst {
+		dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
+	}
 }
 
 func encodeF32(dst []byte, src []float32) {
-	binary.LittleEndian.PutUint32(dst, math.Float32bits(src[0]))
+	for i, x := range src {
+		binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(x))
+	}
 }
 
-func decodeF16(dst []float32, src []byte) { dst[0] = f16to32(binary.LittleEndian.Uint16(src)) }
+func decodeF16(dst []float32, src []byte) {
+	for i := range dst {
+		dst[i] = f16to32(binary.LittleEndian.Uint16(src[2*i:]))
+	}
+}
 
-func encodeF16(dst []byte, src []float32) { binary.LittleEndian.PutUint16(dst, f32to16(src[0])) }
+func encodeF16(dst []byte, src []float32) {
+	for i, x := range src {
+		binary.LittleEndian.PutUint16(dst[2*i:], f32to16(x))
+	}
+}
 
-func decodeBF16(dst []float32, src []byte) { dst[0] = bf16to32(binary.LittleEndian.Uint16(src)) }
+func decodeBF16(dst []float32, src []byte) {
+	for i := range dst {
+		dst[i] = bf16to32(binary.LittleEndian.Uint16(src[2*i:]))
+	}
+}
 
-func encodeBF16(dst []byte, src []float32) { binary.LittleEndian.PutUint16(dst, f32toBF16(src[0])) }
+func encodeBF16(dst []byte, src []float32) {
+	for i, x := range src {
+		binary.LittleEndian.PutUint16(dst[2*i:], f32toBF16(x))
+	}
+}
 
 // decodeQ8_0: a half scale, then 32 int8.
 func decodeQ8_0(dst []float32, src []byte) {

@@ -163,7 +163,7 @@ func (p *plan) addTensors(tensors []Source) error {
 
 // write writes the file and then goes back to fill in the checksums.
 func (p *plan) write(f fsx.File, tensors []Source, progress func(done, total int64)) error {
-	w := bufio.NewWriterSize(f, 1<<20)
+	w := bufio.NewWriterSize(f, int(min(1<<20, uint64(len(p.header))+p.total)))
 	if _, err := w.Write(p.header); err != nil {
 		return err
 	}

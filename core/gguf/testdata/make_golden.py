@@ -1,4 +1,7 @@
-"""Writes foreign-v2.gguf and foreign-v3.gguf with the Python package gguf.
+"""Writes foreign-v2.gguf, foreign-v3.gguf and quants.gguf with the Python package gguf.
+
+quants.gguf holds values, what the package quantises them to, and what it
+dequantises that to again.
 
 Run in this directory: python make_golden.py (pip install gguf numpy).
 """
@@ -7,7 +10,8 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.quants import dequantize, quantize
 
 w = GGUFWriter("foreign-v3.gguf", "llama")
 w.add_block_count(1)
@@ -27,3 +31,23 @@ w.close()
 b = bytearray(Path("foreign-v3.gguf").read_bytes())
 b[4:8] = struct.pack("<I", 2)
 Path("foreign-v2.gguf").write_bytes(b)
+
+rng = np.random.default_rng(7)
+values = rng.normal(size=(2, 512)).astype(np.float32)
+values[0, 64:96] = 0  # a block of zeros
+values[1, :256] = rng.integers(-1, 2, size=256) * np.float32(0.0123)  # ternary
+w = GGUFWriter("quants.gguf", "test")
+w.add_tensor("values", values)
+for name in "F16 BF16 Q8_0 Q4_0 TQ1_0 TQ2_0 Q6_K".split():
+    qtype = GGMLQuantizationType[name]
+    if name == "Q6_K":  # the package cannot quantise to it
+        data = rng.integers(0, 256, size=(2, 420), dtype=np.uint8)
+        data[:, 208:210] = data[:, 418:420] = np.array([0x34, 0x12], dtype=np.uint8)
+    else:
+        data = quantize(values, qtype)
+    w.add_tensor(name, data, raw_dtype=qtype)
+    w.add_tensor(name + ".values", dequantize(data, qtype).astype(np.float32))
+w.write_header_to_file()
+w.write_kv_data_to_file()
+w.write_tensors_to_file()
+w.close()

@@ -1,0 +1,94 @@
+package arch
+
+import "regexp"
+
+// A layer row is one package: its layer and the modules outside the standard
+// library that it may import. A package imports only packages of lower layers.
+type row struct {
+	layer   int
+	modules []string
+}
+
+// layers is the table of the architecture; docs/adr/0002-layers.md says why it
+// is as it is. A package that is missing here fails the tests.
+var layers = map[string]row{
+	"core/internal/fsx":   {0, []string{"golang.org/x/sys"}},
+	"core/internal/rng":   {0, nil},
+	"core/internal/clock": {0, nil},
+	"kernels":             {1, []string{"golang.org/x/sys"}},
+	"core/config":         {1, []string{"github.com/pelletier/go-toml/v2"}},
+	"core/tokenizer":      {1, nil},
+	"kernels/numa":        {1, []string{"golang.org/x/sys"}},
+	"kernels/team":        {2, []string{"golang.org/x/sys"}},
+	"core/sample":         {2, nil},
+	"kernels/tune":        {3, []string{"golang.org/x/sys"}},
+	"core/ternary":        {2, nil},
+	"core/gguf":           {2, nil},
+	"core/mhc":            {2, nil},
+	"core/model":          {3, nil},
+	"core/infer":          {4, nil},
+	"core/chat":           {5, nil},
+	"core/bench":          {6, []string{"golang.org/x/sys"}},
+	"cmd/nanochat":        {7, []string{"github.com/alecthomas/kong", "golang.org/x/term", "golang.org/x/sys"}},
+	"tests/arch":          {8, nil},
+	"tests/e2e":           {8, nil},
+	"tests/interop":       {8, nil},
+}
+
+// testModules may be imported by test files only.
+var testModules = []string{
+	"github.com/stretchr/testify", "github.com/google/go-cmp", "pgregory.net/rapid", "github.com/dlclark/regexp2/v2",
+}
+
+// A ban forbids a use of the standard library outside the files that match.
+// Test files are free of all bans.
+type ban struct {
+	// name is the import path and, after a dot, the identifier; empty for all of it.
+	pkg, name string
+	except    *regexp.Regexp
+	why       string
+}
+
+var (
+	cgoFiles    = regexp.MustCompile(`^(kernels/[^/]+\.go|capi/.*)$`)
+	unsafeFiles = regexp.MustCompile(`^(kernels/[^/]+\.go|kernels/(team|numa)/[^/]+\.go|core/gguf/view\.go|capi/.*)$`)
+	mains       = regexp.MustCompile(`^(cmd|capi)/`)
+	disk        = regexp.MustCompile(`^(core/internal/fsx|kernels/(tune|numa|team)|cmd)/|^kernels/features`)
+	timekeepers = regexp.MustCompile(`^(core/internal/clock|core/bench|kernels/tune|kernels/team|cmd)/`)
+	nobody      = regexp.MustCompile(`^$`)
+)
+
+var bans = []ban{
+	{"C", "", cgoFiles, "C stands only in kernels and capi"},
+	{"unsafe", "", unsafeFiles, "unsafe stands only in kernels, core/gguf/view.go and capi"},
+	{"os", "Exit", mains, "a library returns errors"},
+	{"log", "", mains, "a library returns errors and does not log"},
+	{"syscall", "Exit", mains, "a library returns errors"},
+	{"os", "Open", disk, "core reaches the disk through fsx"},
+	{"os", "OpenFile", disk, "core reaches the disk through fsx"},
+	{"os", "Create", disk, "core reaches the disk through fsx"},
+	{"os", "CreateTemp", disk, "core reaches the disk through fsx"},
+	{"os", "ReadFile", disk, "core reaches the disk through fsx"},
+	{"os", "WriteFile", disk, "core reaches the disk through fsx"},
+	{"os", "ReadDir", disk, "core reaches the disk through fsx"},
+	{"os", "Rename", disk, "core reaches the disk through fsx"},
+	{"os", "Remove", disk, "core reaches the disk through fsx"},
+	{"os", "RemoveAll", disk, "core reaches the disk through fsx"},
+	{"os", "Mkdir", disk, "core reaches the disk through fsx"},
+	{"os", "MkdirAll", disk, "core reaches the disk through fsx"},
+	{"os", "Getenv", mains, "the environment is read in cmd and capi, and passed down as options"},
+	{"os", "LookupEnv", mains, "the environment is read in cmd and capi, and passed down as options"},
+	{"os", "Setenv", nobody, "the environment belongs to the caller"},
+	{"time", "Now", timekeepers, "time comes from core/internal/clock"},
+	{"time", "Since", timekeepers, "time comes from core/internal/clock"},
+	{"time", "Sleep", mains, "waiting goes through core/internal/clock or a channel"},
+	{"math/rand", "", nobody, "random numbers come from core/internal/rng"},
+	{"math/rand/v2", "", nobody, "random numbers come from core/internal/rng"},
+	{"net/http/pprof", "", nobody, "it registers handlers by being imported"},
+}
+
+// Limits of a source file.
+const maxLines = 600
+
+// longFiles may have more lines than that; at most 3 names.
+var longFiles = map[string]bool{}

@@ -10,6 +10,13 @@ func (f *File) Get(key string) (Value, bool) {
 	return Value{}, false
 }
 
+// Lookup is Get with the Go value: a scalar, a string, or a slice of these. A
+// *File so is a source of metadata for packages that do not know this one.
+func (f *File) Lookup(key string) (value any, ok bool) {
+	v, ok := f.Get(key)
+	return v.v, ok
+}
+
 // lookup returns the value of key converted by as, whose second result says
 // whether v is what it wants.
 func lookup[T any](f *File, key, want string, as func(v any) (T, bool)) (T, error) {

@@ -415,6 +415,20 @@ func TestGetters(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, yes)
 
+	for _, kv := range sampleMeta() {
+		got, err := ValueOf(kv.Value.Any())
+		require.NoError(t, err)
+		require.Equal(t, kv.Value, got)
+		if x, ok := f.Lookup(kv.Key); kv.Key != alignKey {
+			require.True(t, ok)
+			require.Equal(t, kv.Value.Any(), x)
+		}
+	}
+	_, err = ValueOf(7)
+	require.EqualError(t, err, "gguf: metadata cannot hold a int")
+	_, ok := f.Lookup("none")
+	require.False(t, ok)
+
 	fe := f.Errorf(f.Tensor("norm"), "expected %d", 7)
 	require.Equal(t, `tensor "norm": expected 7`, fe.What)
 	require.Equal(t, f.HeaderSize, f.Errorf(nil, "no layers").Offset)

@@ -75,6 +75,15 @@ func ArrayOfArrays(v []Value) Value {
 	return Value{v}
 }
 
+// ValueOf is the value v, whose type is one that V or Array takes, or []Value.
+func ValueOf(v any) (Value, error) {
+	_, isScalar := scalarType(v)
+	if _, isArray := (Value{v}).Elem(); !isScalar && !isArray {
+		return Value{}, fmt.Errorf("gguf: metadata cannot hold a %T", v)
+	}
+	return Value{v}, nil
+}
+
 // Any is the Go value: uint8, …, string, []uint8, …, []string or []Value.
 func (v Value) Any() any { return v.v }
 

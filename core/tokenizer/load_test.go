@@ -39,7 +39,8 @@ func same(t testing.TB, a, b *Tokenizer) {
 
 func TestMetadataRoundTrip(t *testing.T) {
 	for _, p := range presplits {
-		tok := testVocab(t, p.name)
+		tok, err := FromMetadata("", asMap(testVocab(t, p.name)))
+		require.NoError(t, err)
 		tok.ignoreMerges = p.name == "qwen2"
 		got, err := FromMetadata("m.gguf", asMap(tok))
 		require.NoError(t, err)

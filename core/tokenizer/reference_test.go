@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"unicode"
 	"unicode/utf8"
@@ -135,7 +136,14 @@ func slowTrain(t testing.TB, pre, text string, size int) *Tokenizer {
 	return tok.finish()
 }
 
-// testVocab returns a vocabulary with a few hundred merges.
+var testVocabs sync.Map // by name of the pre-split
+
+// testVocab returns a vocabulary with a few hundred merges, the same on every call.
 func testVocab(t testing.TB, pre string) *Tokenizer {
-	return slowTrain(t, pre, randomText(rand.New(rand.NewPCG(1, 2)), 30_000), MinVocab+300)
+	if tok, ok := testVocabs.Load(pre); ok {
+		return tok.(*Tokenizer)
+	}
+	tok := slowTrain(t, pre, randomText(rand.New(rand.NewPCG(1, 2)), 30_000), MinVocab+300)
+	testVocabs.Store(pre, tok)
+	return tok
 }

@@ -4,6 +4,10 @@
         writes DIR/docs.bin and DIR/{gpt2,llama3,llama3_ignore,nanochat}.json
     tokenizer_reference.py encode DIR
         writes DIR/NAME.ids for every DIR/NAME.json
+    tokenizer_reference.py sentencepiece DIR
+        trains a SentencePiece BPE model on the text: writes DIR/spm.meta, a JSON object
+        with tokens, scores and types as GGUF has them, and DIR/spm.ids; exit code 3
+        where the package sentencepiece is missing
 
 docs.bin holds documents, each a little-endian uint32 length and that many bytes of
 UTF-8. NAME.ids holds for each document a uint32 count and that many uint32 ids, with
@@ -37,21 +41,32 @@ NANOCHAT = (
     r"[\r\n]+|[^\S\r\n]{2,}|(?: |[^\s\p{L}\p{M}\p{N}])?[\p{L}\p{M}][\p{L}\p{M}\p{N}_]*"
     r"| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s"
 )
-SPECIAL = ["<|begin_of_text|>", "<|endoftext|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"]
+SPECIAL = [
+    "<|begin_of_text|>",
+    "<|endoftext|>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+]
 
 WORDS = (
     "fn let mut self impl struct enum match return use pub mod crate where for while loop if else "
-    "String Vec Option Result Some None Ok Err Box dyn usize u8 u32 i64 f32 bool str as_ref to_string "
-    "unwrap_or_else is_empty iter collect map filter HashMap derive Debug Clone x86_64 utf8 sha256 "
-    "the quick brown fox jumps over lazy dog don't I'm we've they'll it's you're he'd CAN'T IT'S WE'LL "
-    "naïve café Straße résumé привет мир это не так καλημέρα κόσμε שלום עולם مرحبا بالعالم नमस्ते दुनिया "
-    "สวัสดีชาวโลก 你好世界 日本語の文章 こんにちは 안녕하세요 세계 xin chào Việt Nam ქართული հայերեն አማርኛ ᚠᚢᚦ"
+    "String Vec Option Result Some None Ok Err Box dyn usize u8 u32 i64 f32 bool str as_ref "
+    "to_string unwrap_or_else is_empty iter collect map filter HashMap derive Debug x86_64 utf8 "
+    "sha256 the quick brown fox jumps over lazy dog don't I'm we've they'll it's you're he'd CAN'T "
+    "IT'S WE'LL naïve café Straße résumé привет мир это не так καλημέρα κόσμε שלום עולם مرحبا "
+    "بالعالم नमस्ते दुनिया สวัสดีชาวโลก 你好世界 日本語の文章 こんにちは 안녕하세요 세계 xin chào "
+    "Việt Nam ქართული հայերեն አማርኛ ᚠᚢᚦ"
 ).split()
-MARKS = ["::", "->", "=>", "==", "&&", "||", "//", "///", "/*", "*/", "..=", ";", ",", ".", "!", "?", "(", ")",
-         "{", "}", "[", "]", "#[", "]\n", "'", "\"", "`", "&'a ", "<T>", "…", "—", "«", "»", "€", "™", "_", "__",
-         "'ſ", "ʼn", "'", "'", "<|", "|>", "{}\n\n", ");\n", "\\", "\x00", "\x1b[0m", "\u200b", "\u200d", "\ufeff"]
-SPACES = [" ", " ", " ", " ", "  ", "    ", "        ", "\n", "\n", "\n    ", "\n        ", "\n\n", "\r\n", "\r",
-          "\t", "\t\t", "\n\t", " \n", "  \n  ", "\u00a0", "\u3000", "\u2028", "\u0085", "\v", "\f", " \t \n \t "]
+PUNCTUATION = (
+    ":: -> => == && || // /// /* */ ..= ; , . ! ? ( ) { } [ ] #[ ' ' ' \" ` &'a <T> … — « » € ™ _"
+    " __ 'ſ ʼn <| |> \\ \x00 \x1b[0m \u200b \u200d \ufeff"
+).split(" ")
+MARKS = [*PUNCTUATION, "]\n", "{}\n\n", ");\n", "&'a ", "\x1c"]
+SPACES = (
+    " | | | |  |    |        |\n|\n|\n    |\n        |\n\n|\r\n|\r|\t|\t\t|\n\t| \n|  \n  "
+    "|\u00a0|\u3000|\u2028|\u0085|\v|\f| \t \n \t "
+).split("|")
 EMOJI = ["😀", "👩‍👩‍👧‍👦", "🇩🇪", "❤️", "👍🏽", "🧑‍💻", "☕", "♥", "🏴󠁧󠁢󠁥󠁮󠁧󠁿"]
 
 
@@ -73,7 +88,9 @@ def document(r: random.Random, size: int) -> str:
         elif k < 0.92:
             s = r.choice(EMOJI)
         elif k < 0.94:
-            s = "".join(r.choice("abcdefghijklmnopqrstuvwxyz_0123456789") for _ in range(r.randrange(1, 40)))
+            s = "".join(
+                r.choice("abcdefghijklmnopqrstuvwxyz_0123456789") for _ in range(r.randrange(1, 40))
+            )
         elif k < 0.95:
             s = r.choice([" ", "=", "-", "a", "\n", "ab", "é", "1", "\u0301"]) * r.randrange(1, 300)
         elif k < 0.953:
@@ -102,7 +119,9 @@ def from_files(paths: list[str], size: int):
     got = 0
     for path in paths:
         with open(path, "rb") as f:
-            for line in io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(f), encoding="utf-8"):
+            for line in io.TextIOWrapper(
+                zstandard.ZstdDecompressor().stream_reader(f), encoding="utf-8"
+            ):
                 row = json.loads(line)
                 text = row.get("text") or row.get("content") or ""
                 yield text
@@ -131,18 +150,27 @@ def make(folder: Path, size: int, files: list[str]) -> None:
             t.pre_tokenizer = ByteLevel(add_prefix_space=False)
         else:
             t.pre_tokenizer = Sequence(
-                [Split(Regex(pattern), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
+                [
+                    Split(Regex(pattern), "isolated"),
+                    ByteLevel(add_prefix_space=False, use_regex=False),
+                ]
             )
         t.decoder = ByteLevelDecoder()
         t.train_from_iterator(
             sample,
-            BpeTrainer(vocab_size=6000, show_progress=False, initial_alphabet=ByteLevel.alphabet(),
-                       special_tokens=[] if pattern else SPECIAL),
+            BpeTrainer(
+                vocab_size=6000,
+                show_progress=False,
+                initial_alphabet=ByteLevel.alphabet(),
+                special_tokens=[] if pattern else SPECIAL,
+            ),
         )
         if pattern:  # ids after the merges, as in Llama-3
             t.add_special_tokens([AddedToken(s, normalized=False) for s in SPECIAL])
             bos = SPECIAL[0]
-            t.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, t.token_to_id(bos))])
+            t.post_processor = TemplateProcessing(
+                single=f"{bos} $A", special_tokens=[(bos, t.token_to_id(bos))]
+            )
         t.save(str(folder / f"{name}.json"))
 
     # Without the last merges of each kind some tokens can be made by ignore_merges only.
@@ -152,7 +180,7 @@ def make(folder: Path, size: int, files: list[str]) -> None:
     (folder / "llama3_ignore.json").write_text(json.dumps(doc), encoding="utf-8")
 
 
-def encode(folder: Path) -> None:
+def read_docs(folder: Path) -> list[str]:
     data = (folder / "docs.bin").read_bytes()
     docs = []
     at = 0
@@ -160,13 +188,58 @@ def encode(folder: Path) -> None:
         (n,) = struct.unpack_from("<I", data, at)
         docs.append(data[at + 4 : at + 4 + n].decode())
         at += 4 + n
+    return docs
+
+
+def encode(folder: Path) -> None:
+    docs = read_docs(folder)
     for path in sorted(folder.glob("*.json")):
         t = Tokenizer.from_file(str(path))
         with open(path.with_suffix(".ids"), "wb") as out:
             for i in range(0, len(docs), 256):
                 for e in t.encode_batch(docs[i : i + 256]):
-                    ids = e.ids
-                    out.write(struct.pack(f"<I{len(ids)}I", len(ids), *ids))
+                    write_ids(out, e.ids)
+
+
+def write_ids(out, ids: list[int]) -> None:
+    out.write(struct.pack(f"<I{len(ids)}I", len(ids), *ids))
+
+
+def sentence_piece(folder: Path) -> None:
+    try:
+        import sentencepiece
+    except ImportError:
+        sys.exit(3)
+    docs = read_docs(folder)
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(docs[: max(1, len(docs) // 4)]),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=3000,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        character_coverage=0.995,
+        remove_extra_whitespaces=False,
+        split_digits=True,
+        allow_whitespace_only_pieces=True,
+        max_sentence_length=100_000,
+        num_threads=1,
+        minloglevel=2,
+    )
+    p = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    kinds = {"unknown": 2, "control": 3, "unused": 5, "byte": 6}
+    ids = range(p.get_piece_size())
+    types = [next((v for k, v in kinds.items() if getattr(p, f"is_{k}")(i)), 1) for i in ids]
+    meta = {
+        "tokens": [p.id_to_piece(i) for i in ids],
+        "scores": [p.get_score(i) for i in ids],
+        "types": types,
+    }
+    (folder / "spm.meta").write_text(json.dumps(meta), encoding="utf-8")
+    with open(folder / "spm.ids", "wb") as out:
+        for d in docs:
+            write_ids(out, p.encode(d))
 
 
 def main() -> None:
@@ -175,6 +248,8 @@ def main() -> None:
         make(folder, int(sys.argv[3]), sys.argv[4:])
     elif command == "encode":
         encode(folder)
+    elif command == "sentencepiece":
+        sentence_piece(folder)
     else:
         sys.exit(f"unknown command {command}")
 

@@ -3,6 +3,7 @@ package interop
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -149,4 +150,44 @@ func compareIDs(t *testing.T, tok *tokenizer.Tokenizer, text string, got, want [
 		before := tok.Decode(nil, want[max(0, i-8):min(i, len(want))], tokenizer.DecodeOptions{})
 		t.Fatalf("id %d differs after %q: got %s, want %s", i, before, show(got), show(want))
 	}
+}
+
+// TestTokenizerMatchesSentencePiece compares ids with the sentencepiece package for
+// a vocabulary that it trained, loaded as from a GGUF file.
+func TestTokenizerMatchesSentencePiece(t *testing.T) {
+	dir := t.TempDir()
+	runTokenizerScript(t, "make", dir, "400000")
+	cmd := exec.Command(tokenizerPython(t), "tokenizer_reference.py", "sentencepiece", dir)
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() == 3 {
+		t.Skip("the Python package sentencepiece is not installed")
+	}
+	require.NoError(t, err, "%s", out)
+	b, err := os.ReadFile(filepath.Join(dir, "spm.meta"))
+	require.NoError(t, err)
+	var meta struct {
+		Tokens []string  `json:"tokens"`
+		Scores []float32 `json:"scores"`
+		Types  []int32   `json:"types"`
+	}
+	require.NoError(t, json.Unmarshal(b, &meta))
+	src := tokenizer.Map{
+		"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": meta.Tokens, "tokenizer.ggml.scores": meta.Scores,
+		"tokenizer.ggml.token_type": meta.Types, "tokenizer.ggml.unknown_token_id": uint32(0),
+		"tokenizer.ggml.bos_token_id": uint32(1), "tokenizer.ggml.eos_token_id": uint32(2),
+	}
+	tok, err := tokenizer.FromMetadata("spm.meta", src)
+	require.NoError(t, err)
+	want := readRecords(t, filepath.Join(dir, "spm.ids"), 4)
+	n := 0
+	for i, d := range readRecords(t, filepath.Join(dir, "docs.bin"), 1) {
+		if bytes.ContainsRune(d, 0x2581) || len(d) == 0 {
+			continue // sentencepiece takes U+2581 for a space
+		}
+		got := tok.Encode(nil, string(d), tokenizer.EncodeOptions{})
+		compareIDs(t, tok, string(d), got, idsOf(want[i]))
+		require.Equal(t, string(d), string(tok.Decode(nil, got, tokenizer.DecodeOptions{})))
+		n += len(got)
+	}
+	t.Logf("%d ids equal, vocabulary %d", n, tok.Vocab())
 }

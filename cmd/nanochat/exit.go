@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
+
+	"github.com/architehc/nanochat/core/config"
+	"github.com/architehc/nanochat/core/gguf"
+)
+
+// Exit codes. 5 (network) and 6 (training diverged) belong to commands to come.
+const (
+	exitOK          = 0
+	exitFailure     = 1
+	exitUsage       = 2
+	exitNoModel     = 3
+	exitFormat      = 4
+	exitInterrupted = 130
+)
+
+// usageError is a command line that cannot be carried out as written.
+type usageError struct{ what, hint string }
+
+func (e *usageError) Error() string { return e.what }
+
+// modelError is a model that cannot be opened at all.
+type modelError struct {
+	path string
+	err  error
+	hint string
+}
+
+func (e *modelError) Error() string { return fmt.Sprintf("model %s: %s", e.path, reason(e.err)) }
+func (e *modelError) Unwrap() error { return e.err }
+
+// hinted adds a hint to an error of a library that has none.
+type hinted struct {
+	err  error
+	hint string
+}
+
+func (e *hinted) Error() string { return e.err.Error() }
+func (e *hinted) Unwrap() error { return e.err }
+
+// reason is err without the operation and path that a *fs.PathError repeats.
+func reason(err error) string {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err.Error()
+	}
+	return err.Error()
+}
+
+// fail reports err on stderr, one line and a hint, and returns its exit code.
+func (a *app) fail(err error, verbose bool) int {
+	if err == nil {
+		return exitOK
+	}
+	code, hint := classify(err)
+	text := err.Error()
+	if c, ok := errors.AsType[*config.Error](err); ok {
+		bare := *c // the hint goes on its own line
+		bare.Hint = ""
+		text = bare.Error()
+	}
+	if code == exitInterrupted {
+		return code
+	}
+	red, bold, off := "", "", ""
+	if a.colour {
+		red, bold, off = "\x1b[31m", "\x1b[1m", "\x1b[0m"
+	}
+	fmt.Fprintf(a.stderr, "%serror:%s %s\n", red, off, oneLine(text))
+	if hint != "" {
+		fmt.Fprintf(a.stderr, "%shint:%s %s\n", bold, off, oneLine(hint))
+	}
+	if verbose {
+		for e := err; e != nil; e = errors.Unwrap(e) {
+			fmt.Fprintf(a.stderr, "cause: %T: %s\n", e, oneLine(e.Error()))
+		}
+	}
+	return code
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+// classify gives the exit code of an error and what to do about it.
+func classify(err error) (code int, hint string) {
+	var (
+		usage  *usageError
+		model  *modelError
+		conf   *config.Error
+		format *gguf.FormatError
+		with   *hinted
+	)
+	if errors.As(err, &with) {
+		hint = with.hint
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return exitInterrupted, ""
+	case errors.As(err, &usage):
+		return exitUsage, usage.hint
+	case errors.As(err, &conf):
+		return exitUsage, conf.Hint
+	case errors.As(err, &model):
+		return exitNoModel, model.hint
+	case errors.As(err, &format):
+		if hint == "" {
+			hint = "the file is damaged or not a model that nanochat reads; fetch or make it again"
+		}
+		return exitFormat, hint
+	case errors.Is(err, syscall.ENOSPC):
+		return exitFailure, "free some space, or write to another disk"
+	case errors.Is(err, fs.ErrPermission):
+		return exitFailure, "choose a place you may write to, or change its permissions"
+	case errors.Is(err, fs.ErrNotExist) && hint == "":
+		return exitFailure, "create the directory first, or choose another path"
+	}
+	return exitFailure, hint
+}

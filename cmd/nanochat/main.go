@@ -1,0 +1,140 @@
+// Command nanochat runs ternary language models: it makes, inspects, converts
+// and measures model files and generates text from them.
+//
+// It translates between the command line and the engine; what the engine does is
+// decided in core. Data goes to standard output, everything else to standard
+// error. See exit.go for the exit codes.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"golang.org/x/term"
+)
+
+// grammar is the whole command line; the tags are its parser and its help.
+type grammar struct {
+	Verbose bool `help:"Show the chain of causes of an error."`
+
+	Doctor     doctorCmd     `cmd:"" help:"Show what nanochat finds on this machine."`
+	Version    versionCmd    `cmd:"" help:"Show the version."`
+	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`
+}
+
+// app is what every command gets besides its flags.
+type app struct {
+	// ctx ends at the first interrupt.
+	ctx    context.Context
+	stdin  io.Reader
+	stdout io.Writer
+	stderr io.Writer
+	// Terminals, as opposed to files and pipes.
+	stdinTTY, stdoutTTY, stderrTTY bool
+	// colour allows escape sequences on stderr.
+	colour bool
+	model  *kong.Application
+}
+
+func main() { os.Exit(realMain()) }
+
+// grace is how long a command may take to clean up after an interrupt.
+const grace = 150 * time.Millisecond
+
+func realMain() int {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	a := &app{
+		ctx: ctx, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		stdinTTY:  term.IsTerminal(int(os.Stdin.Fd())),
+		stdoutTTY: term.IsTerminal(int(os.Stdout.Fd())),
+		stderrTTY: term.IsTerminal(int(os.Stderr.Fd())),
+	}
+	a.colour = a.stderrTTY && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	var code atomic.Int32
+	done := make(chan int, 1)
+	go func() { done <- a.run(os.Args[1:]) }()
+	select {
+	case c := <-done:
+		return c
+	case s := <-signals:
+		code.Store(exitInterrupted)
+		if s == syscall.SIGTERM {
+			code.Store(128 + int32(syscall.SIGTERM))
+		}
+		cancel()
+	}
+	select {
+	case <-done:
+	case <-signals:
+	case <-time.After(grace):
+	}
+	return int(code.Load())
+}
+
+// run executes one command line and returns the exit code.
+func (a *app) run(args []string) (code int) {
+	var g grammar
+	left := errors.New("help was shown")
+	defer func() {
+		if r := recover(); r != nil {
+			if r == left { //nolint:errorlint // the very value that was thrown
+				code = exitOK
+				return
+			}
+			panic(r)
+		}
+	}()
+	parser, err := kong.New(&g,
+		kong.Name("nanochat"),
+		kong.Description("Ternary language models on this machine's processors."),
+		kong.Writers(a.stdout, a.stderr),
+		kong.Exit(func(int) { panic(left) }), // after --help
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true}),
+		kong.Vars(vars()),
+		kong.UsageOnError(),
+	)
+	if err != nil {
+		return a.fail(fmt.Errorf("the command line is defined wrongly: %w", err), false)
+	}
+	a.model = parser.Model
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	k, err := parser.Parse(args)
+	if err != nil {
+		return a.fail(usageOf(err, args), false)
+	}
+	return a.fail(k.Run(a), g.Verbose)
+}
+
+// usageOf turns kong's error into ours: the suggestion becomes the hint.
+func usageOf(err error, args []string) error {
+	var p *kong.ParseError
+	help := "nanochat --help"
+	if errors.As(err, &p) && p.Context != nil && p.Context.Command() != "" {
+		verb, _, _ := strings.Cut(p.Context.Command(), " ")
+		help = "nanochat " + verb + " --help"
+	}
+	what, near, ok := strings.Cut(err.Error(), ", did you mean ")
+	hint := "see " + help
+	if ok {
+		hint = "did you mean " + strings.ReplaceAll(near, `"`, "")
+	}
+	return &usageError{what: what, hint: hint}
+}
+
+// vars are the texts that the tags of the grammar refer to.
+func vars() kong.Vars { return kong.Vars{} }

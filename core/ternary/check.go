@@ -83,29 +83,46 @@ func invalid(b []byte) bool {
 
 // checkPadding checks the codes beyond the last row and column of block b.
 func checkPadding(w *kernels.Ternary, block []byte, b int) error {
-	rows := min(kernels.TileSide, w.Rows-b*kernels.TileSide)
-	lastCol := w.Cols - (w.ColTiles()-1)*kernels.TileSide
-	if rows == kernels.TileSide && lastCol == kernels.TileSide {
-		return nil
-	}
-	var trits [kernels.TileSide * kernels.TileSide]int8
 	for c := range w.ColTiles() {
-		cols := kernels.TileSide
-		if c == w.ColTiles()-1 {
-			cols = lastCol
-		}
-		if rows == kernels.TileSide && cols == kernels.TileSide {
-			continue
-		}
-		kernels.UnpackTile(&trits, tile(block, c))
-		for i, t := range trits {
-			if t != 0 && (i/kernels.TileSide >= rows || i%kernels.TileSide >= cols) {
-				return fmt.Errorf("ternary: padding of the tile of rows from %d, columns from %d is not zero",
-					b*kernels.TileSide, c*kernels.TileSide)
-			}
+		if padded(w, b, c) && clearTile(w, tile(block, c), b, c) != *tile(block, c) {
+			return fmt.Errorf("ternary: padding of the tile of rows from %d, columns from %d is not zero",
+				b*kernels.TileSide, c*kernels.TileSide)
 		}
 	}
 	return nil
+}
+
+// ClearPadding sets the trits beyond the last row and column of blocks b0 ≤ b < b1
+// to zero.
+func ClearPadding(w *kernels.Ternary, b0, b1 int) {
+	colTiles := w.ColTiles()
+	for b := b0; b < b1; b++ {
+		for c := range colTiles {
+			if padded(w, b, c) {
+				t := tile(w.Tiles, b*colTiles+c)
+				*t = clearTile(w, t, b, c)
+			}
+		}
+	}
+}
+
+// padded reports whether tile c of block b reaches beyond the matrix.
+func padded(w *kernels.Ternary, b, c int) bool {
+	return (b+1)*kernels.TileSide > w.Rows || (c+1)*kernels.TileSide > w.Cols
+}
+
+// clearTile is t, tile c of block b, with zero trits in its padding.
+func clearTile(w *kernels.Ternary, t *[tileBytes]byte, b, c int) [tileBytes]byte {
+	out := *t
+	for r := range kernels.TileSide {
+		for k := range kernels.TileSide {
+			if b*kernels.TileSide+r >= w.Rows || c*kernels.TileSide+k >= w.Cols {
+				i, shift := kernels.TileIndex(r, k)
+				out[i] = out[i]&^(3<<shift) | 1<<shift
+			}
+		}
+	}
+	return out
 }
 
 func checkShape(w *kernels.Ternary) error {

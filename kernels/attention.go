@@ -6,15 +6,15 @@ import (
 	"math"
 )
 
-// attentionRows is the number of (query, head) pairs that share a converted page.
+// attentionRows is the number of (query, head) pairs that go through a page together.
 const attentionRows = 64
 
 // AttentionScratch is the size in bytes of Attention's scratch: the keys and
-// values of one head of a page and a block of queries in f32, their weights and
-// running sums, and 64 bytes to align them.
+// values of one head of a page and a block of queries in f32, the scores of one with
+// the other, and 64 bytes to align them.
 func AttentionScratch(headDim int) int {
 	d := (headDim + 15) &^ 15
-	return 4*((2*PageLen+attentionRows)*d+16*PageLen) + 64
+	return 4*((2*PageLen+attentionRows)*d+attentionRows*PageLen) + 64
 }
 
 func checkKV(kv *KV) {

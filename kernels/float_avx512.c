@@ -1,0 +1,11 @@
+/* The float ops over vec_avx512.h. */
+#include "nc_float.h"
+
+#if defined(__x86_64__)
+#include "vec_avx512.h"
+#include "float_math.h"
+#include "float_norm.h"
+#include "float_vector.h"
+#include "float_dense.h"
+#include "float_attention.h"
+#endif

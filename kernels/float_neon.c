@@ -1,0 +1,11 @@
+/* The float ops over vec_neon.h. */
+#include "nc_float.h"
+
+#if defined(__aarch64__)
+#include "vec_neon.h"
+#include "float_math.h"
+#include "float_norm.h"
+#include "float_vector.h"
+#include "float_dense.h"
+#include "float_attention.h"
+#endif

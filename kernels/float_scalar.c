@@ -1,0 +1,9 @@
+/* The float ops over vec_scalar.h. */
+#include "nc_float.h"
+
+#include "vec_scalar.h"
+#include "float_math.h"
+#include "float_norm.h"
+#include "float_vector.h"
+#include "float_dense.h"
+#include "float_attention.h"

@@ -1,0 +1,247 @@
+/* Ternary ops with 512-bit VPDPBUSD: 64 products of a code (u8) and an activation (s8) a step.
+ *
+ * One load is one tile: 16 rows in the 16 lanes, four groups of four columns in
+ * the bit pairs. A dot product of codes is too large by the sum of the activations;
+ * accumulators start at minus that sum.
+ */
+#include "nc.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define NC_TARGET NC_AVX512VNNI
+
+typedef __m512i vi;
+typedef __m512 vf;
+
+NC_TARGET NC_INLINE vi broadcast4(const void *p)
+{
+	int32_t v;
+	memcpy(&v, p, 4);
+	return _mm512_set1_epi32(v);
+}
+
+NC_TARGET NC_INLINE vf scales16(const uint16_t *p)
+{
+	return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p));
+}
+
+NC_TARGET NC_INLINE __mmask16 row_mask(int64_t rows)
+{
+	return rows >= 16 ? 0xffff : (__mmask16)((1u << rows) - 1);
+}
+
+NC_TARGET float nc_quantize_avx512vnni(int8_t *q, int64_t qlen, int32_t *sums, const float *x,
+                                       int64_t n, int64_t group)
+{
+	const vi abs = _mm512_set1_epi32(0x7fffffff);
+	vi top0 = _mm512_setzero_si512(), top1 = top0;
+	int64_t i = 0;
+	for (; i + 32 <= n; i += 32) {
+		top0 = _mm512_max_epu32(top0, _mm512_and_si512(_mm512_loadu_si512(x + i), abs));
+		top1 = _mm512_max_epu32(top1, _mm512_and_si512(_mm512_loadu_si512(x + i + 16), abs));
+	}
+	for (; i < n; i += 16)
+		top0 = _mm512_max_epu32(
+			top0, _mm512_and_si512(_mm512_maskz_loadu_epi32(row_mask(n - i), x + i), abs));
+	uint32_t bits = _mm512_reduce_max_epu32(_mm512_max_epu32(top0, top1));
+	float a;
+	memcpy(&a, &bits, 4);
+	a /= 127;
+	if (a == 0 || a - a != 0) {
+		memset(q, 0, (size_t)qlen);
+		memset(sums, 0, (size_t)((n + group - 1) / group) * sizeof *sums);
+		return a;
+	}
+	const vf scale = _mm512_set1_ps(a);
+	const vi lo = _mm512_set1_epi32(-127), hi = _mm512_set1_epi32(127);
+	for (int64_t g = 0, at = 0; at < n; g++) {
+		int64_t end = at + group < n ? at + group : n;
+		vi sum = _mm512_setzero_si512();
+		for (; at < end; at += 16) {
+			__mmask16 m = row_mask(end - at);
+			vi v = _mm512_cvtps_epi32(_mm512_div_ps(_mm512_maskz_loadu_ps(m, x + at), scale));
+			v = _mm512_max_epi32(_mm512_min_epi32(v, hi), lo);
+			sum = _mm512_add_epi32(sum, v);
+			_mm512_mask_cvtepi32_storeu_epi8(q + at, m, v);
+		}
+		at = end;
+		sums[g] = _mm512_reduce_add_epi32(sum);
+	}
+	memset(q + n, 0, (size_t)(qlen - n));
+	return a;
+}
+
+/* gemv_rows: R blocks against one token. Codes are masked, not shifted down: the
+ * sums of columns 4-7, 8-11 and 12-15 are 4, 16 and 64 times too large until the end
+ * of the group. next is where to prefetch: the blocks to come. */
+NC_TARGET NC_INLINE void gemv_rows(const int R, float *dst, const nc_ternary *w, const nc_act *x,
+                                   int64_t b, int64_t r1, const uint8_t *next)
+{
+	const int64_t tiles = (w->cols + 15) / 16, groups = x->groups;
+	const int64_t per_group = (w->group + 15) / 16, pitch = tiles * 64;
+	const uint8_t *tile = w->tiles + b * pitch;
+	const uint16_t *scale = w->scales + b * groups * 16;
+	const int8_t *q = x->q;
+	const vi m0 = _mm512_set1_epi8(0x03), m1 = _mm512_set1_epi8(0x0c), m2 = _mm512_set1_epi8(0x30),
+	         m3 = _mm512_set1_epi8((char)0xc0);
+	vf sum[4];
+	NC_UNROLL for (int r = 0; r < R; r++) sum[r] = _mm512_setzero_ps();
+	for (int64_t g = 0; g < groups; g++) {
+		int64_t n = tiles - g * per_group < per_group ? tiles - g * per_group : per_group;
+		vi acc[4][4];
+		NC_UNROLL for (int r = 0; r < R; r++)
+		{
+			acc[r][0] = _mm512_set1_epi32(-x->sums[g]);
+			acc[r][1] = acc[r][2] = acc[r][3] = _mm512_setzero_si512();
+		}
+		NC_NOUNROLL for (int64_t t = 0; t < n; t++)
+		{
+			vi x0 = broadcast4(q), x1 = broadcast4(q + 4), x2 = broadcast4(q + 8),
+			   x3 = broadcast4(q + 12);
+			NC_UNROLL for (int r = 0; r < R; r++)
+			{
+				vi v = _mm512_loadu_si512(tile + r * pitch);
+				_mm_prefetch((const char *)(next + r * pitch), _MM_HINT_T0);
+				acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], _mm512_and_si512(v, m0), x0);
+				acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], _mm512_and_si512(v, m1), x1);
+				acc[r][2] = _mm512_dpbusd_epi32(acc[r][2], _mm512_and_si512(v, m2), x2);
+				acc[r][3] = _mm512_dpbusd_epi32(acc[r][3], _mm512_and_si512(v, m3), x3);
+			}
+			q += 16;
+			tile += 64;
+			next += 64;
+		}
+		NC_UNROLL for (int r = 0; r < R; r++)
+		{
+			vi s = _mm512_add_epi32(acc[r][2], _mm512_srai_epi32(acc[r][3], 2));
+			s = _mm512_add_epi32(acc[r][1], _mm512_srai_epi32(s, 2));
+			s = _mm512_add_epi32(acc[r][0], _mm512_srai_epi32(s, 2));
+			sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), scales16(scale + r * groups * 16), sum[r]);
+		}
+		scale += 16;
+	}
+	const vf gain = _mm512_set1_ps(x->scale[0] * w->gain);
+	NC_UNROLL for (int r = 0; r < R; r++)
+		_mm512_mask_storeu_ps(dst + 16 * (b + r), row_mask(r1 - 16 * (b + r)),
+		                      _mm512_mul_ps(gain, sum[r]));
+}
+
+NC_TARGET void nc_ternary_gemv_avx512vnni(float *dst, const nc_ternary *w, const nc_act *x,
+                                          int64_t r0, int64_t r1)
+{
+	const int64_t end = (r1 + 15) / 16, pitch = (w->cols + 15) / 16 * 64;
+	int64_t b = r0 / 16;
+	for (; b + 4 <= end; b += 4) /* the last four prefetch themselves: nothing follows */
+		gemv_rows(4, dst, w, x, b, r1, w->tiles + (b + 8 <= end ? b + 4 : b) * pitch);
+	for (; b < end; b++)
+		gemv_rows(1, dst, w, x, b, r1, w->tiles + b * pitch);
+}
+
+/* GEMM: panels of up to 8 tokens against 2 blocks, 16 accumulators. A panel is
+ * the tokens' activations as [cols/4][T][4], so that broadcasts read one stream. */
+enum { PANEL = 8 };
+
+/* dot2 adds to two accumulators the products of codes w0, w1 and the activations at a. It is
+ * assembly so that the order, and with it the number of live registers, is the
+ * same from every compiler: both spill accumulators when left to reorder. */
+NC_TARGET NC_INLINE void dot2(vi *acc0, vi *acc1, vi w0, vi w1, const int8_t *a)
+{
+	vi x;
+	__asm__ volatile("vpbroadcastd %5, %2\n\t"
+	                 "vpdpbusd %2, %3, %0\n\t"
+	                 "vpdpbusd %2, %4, %1"
+	                 : "+v"(*acc0), "+v"(*acc1), "=&v"(x)
+	                 : "v"(w0), "v"(w1), "m"(*(const int32_t(*)[1])a));
+}
+
+NC_TARGET NC_INLINE void gemm_tile(const int R, const int T, float *dst, int64_t ldd,
+                                   const nc_ternary *w, int64_t groups, const int8_t *panel,
+                                   const int32_t *start, const float *gain, int64_t b, int64_t r1)
+{
+	const int64_t tiles = (w->cols + 15) / 16, per_group = (w->group + 15) / 16;
+	const int64_t pitch = tiles * 64;
+	const uint8_t *tile = w->tiles + b * pitch;
+	const uint16_t *scale = w->scales + b * groups * 16;
+	const vi mask = _mm512_set1_epi8(3);
+	vf sum[2 * PANEL];
+	NC_UNROLL for (int i = 0; i < R * T; i++) sum[i] = _mm512_setzero_ps();
+	for (int64_t g = 0; g < groups; g++) {
+		int64_t n = tiles - g * per_group < per_group ? tiles - g * per_group : per_group;
+		vi acc[2][PANEL];
+		NC_UNROLL for (int t = 0; t < T; t++)
+		{
+			acc[0][t] = _mm512_set1_epi32(start[t]);
+			if (R == 2)
+				acc[1][t] = acc[0][t];
+		}
+		start += T;
+		NC_NOUNROLL for (int64_t i = 0; i < n; i++)
+		{
+			vi v0 = _mm512_loadu_si512(tile), v1 = v0;
+			if (R == 2)
+				v1 = _mm512_loadu_si512(tile + pitch);
+			NC_UNROLL for (int c = 0; c < 4; c++)
+			{
+				vi w0 = _mm512_and_si512(v0, mask), w1 = _mm512_and_si512(v1, mask);
+				NC_UNROLL for (int t = 0; t < T; t++)
+				{
+					const int8_t *a = panel + 4 * (c * T + t);
+					if (R == 2)
+						dot2(&acc[0][t], &acc[1][t], w0, w1, a);
+					else
+						acc[0][t] = _mm512_dpbusd_epi32(acc[0][t], w0, broadcast4(a));
+				}
+				v0 = _mm512_srli_epi16(v0, 2);
+				v1 = _mm512_srli_epi16(v1, 2);
+			}
+			panel += 16 * T;
+			tile += 64;
+		}
+		vf s0 = scales16(scale), s1 = s0;
+		if (R == 2)
+			s1 = scales16(scale + groups * 16);
+		scale += 16;
+		NC_UNROLL for (int t = 0; t < T; t++)
+		{
+			sum[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[0][t]), s0, sum[t]);
+			if (R == 2)
+				sum[T + t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[1][t]), s1, sum[T + t]);
+		}
+	}
+	NC_UNROLL for (int r = 0; r < R; r++)
+		NC_UNROLL for (int t = 0; t < T; t++)
+			_mm512_mask_storeu_ps(dst + t * ldd + 16 * (b + r), row_mask(r1 - 16 * (b + r)),
+			                      _mm512_mul_ps(_mm512_set1_ps(gain[t]), sum[r * T + t]));
+}
+
+#define GEMM_TILE(T)                                                                           \
+	NC_TARGET static __attribute__((noinline)) void gemm_tile_##T(                             \
+		float *dst, int64_t ldd, const nc_ternary *w, int64_t groups, const int8_t *panel,     \
+		const int32_t *start, const float *gain, int64_t b, int64_t end, int64_t r1)           \
+	{                                                                                          \
+		for (; b + 2 <= end; b += 2)                                                           \
+			gemm_tile(2, T, dst, ldd, w, groups, panel, start, gain, b, r1);                   \
+		if (b < end)                                                                           \
+			gemm_tile(1, T, dst, ldd, w, groups, panel, start, gain, b, r1);                   \
+	}
+GEMM_TILE(1)
+GEMM_TILE(2)
+GEMM_TILE(3)
+GEMM_TILE(4)
+GEMM_TILE(5)
+GEMM_TILE(6)
+GEMM_TILE(7)
+GEMM_TILE(8)
+
+#include "ternary_gemm.h"
+
+NC_TARGET void nc_ternary_gemm_avx512vnni(float *dst, int64_t ldd, const nc_ternary *w,
+                                          const nc_act *x, int64_t r0, int64_t r1, uint8_t *scratch)
+{
+	static gemm_tile_fn *const tile[PANEL + 1] = {
+		NULL, gemm_tile_1, gemm_tile_2, gemm_tile_3, gemm_tile_4, gemm_tile_5, gemm_tile_6,
+		gemm_tile_7, gemm_tile_8};
+	gemm_panels(tile, PANEL, 2, dst, ldd, w, x, r0, r1, scratch);
+}
+#endif

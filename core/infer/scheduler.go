@@ -1,0 +1,573 @@
+package infer
+
+import (
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"github.com/architehc/nanochat/core/sample"
+)
+
+// run is a request on its way: waiting, or running with pages.
+type run struct {
+	s       *Stream
+	sess    *Session
+	order   int64
+	options sample.Options
+	stop    []int32
+
+	// ids is the prompt and what was generated; end is its largest length.
+	ids    []int32
+	prompt int
+	end    int
+	// computed of the ids have keys and values in pages. linked of the pages are
+	// full and in the tree.
+	computed int
+	pages    []int32
+	linked   int
+
+	active  bool            // is in Engine.running
+	sampler *sample.Sampler // nil before it first runs
+	look    *lookup         // nil without speculation
+	draft   []int32
+
+	// take of the ids are computed in this step, followed by the draft; row is
+	// the first of their logits.
+	take, row int
+	// reason is set when the step ended the request.
+	reason Reason
+	stopID int32
+	err    error
+
+	begun, admitted, first time.Time
+}
+
+// pending is how many ids have to be computed before the next is known.
+func (r *run) pending() int { return len(r.ids) - r.computed }
+
+// loop is the scheduler. The lock is held except while a step is computed.
+func (e *Engine) loop() {
+	defer close(e.exited)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for {
+		e.sweep()
+		if e.closed {
+			for len(e.idle) > 0 {
+				e.drop(e.idle[0])
+			}
+			e.b.close()
+			return
+		}
+		e.admit()
+		if !e.plan() {
+			e.mu.Unlock()
+			<-e.wake
+			e.mu.Lock()
+			continue
+		}
+		e.mu.Unlock()
+		began := e.now()
+		err := e.compute()
+		took := e.now().Sub(began)
+		e.mu.Lock()
+		e.settle(err, took)
+	}
+}
+
+// sweep ends what was cancelled, and everything once the engine is closed.
+func (e *Engine) sweep() {
+	n := e.cancels.Load()
+	if n == e.swept && !e.closed {
+		return
+	}
+	e.swept = n
+	e.scratch = append(append(e.scratch[:0], e.running...), e.waiting...)
+	for _, r := range e.scratch {
+		cause := r.s.stop.Load()
+		if cause == nil && e.closed {
+			cause = &CancelError{ErrClosed}
+		}
+		if cause != nil {
+			r.err = cause
+			e.finish(r, ReasonCancelled)
+		}
+	}
+}
+
+// admit starts waiting requests, the oldest first, while there is room.
+func (e *Engine) admit() {
+	for i := 0; i < len(e.waiting); {
+		r := e.waiting[i]
+		if r.s.room(1) < 1 { // lost its place because its reader is behind
+			i++
+			continue
+		}
+		if len(e.running) >= e.o.MaxBatch {
+			if !e.yield() {
+				return
+			}
+			i = slices.Index(e.waiting, r)
+		}
+		if len(e.running) > 0 && !e.fits(r) {
+			if e.yield() {
+				i = slices.Index(e.waiting, r)
+				continue
+			}
+			return
+		}
+		e.waiting = slices.Delete(e.waiting, i, i+1)
+		e.begin(r)
+	}
+}
+
+// yield preempts a request whose reader is behind, if there is one.
+func (e *Engine) yield() bool {
+	for _, r := range slices.Backward(e.running) {
+		if r.s.room(1) < 1 {
+			e.preempt(r)
+			return true
+		}
+	}
+	return false
+}
+
+// fits says whether r's ids can be computed beside those of the others.
+func (e *Engine) fits(r *run) bool {
+	free := e.cache.available()
+	for _, s := range e.idle {
+		if s != r.sess {
+			free += len(s.pages)
+		}
+	}
+	for _, q := range e.running {
+		free -= pagesFor(len(q.ids)+1) - len(q.pages)
+	}
+	need := pagesFor(len(r.ids) + 1)
+	if r.sess != nil && len(r.sess.pages) > 0 {
+		need -= min(len(r.sess.pages), common(r.sess.ids, r.ids)/pageLen)
+	} else {
+		n, unused := e.cache.matched(r.ids[:len(r.ids)-1])
+		need -= n - unused
+	}
+	return need <= free
+}
+
+// begin gives r the pages that hold the beginning of its ids and makes it run.
+func (e *Engine) begin(r *run) {
+	reuse := r.ids[:len(r.ids)-1] // the last one is computed again for its logits
+	r.pages = make([]int32, 0, pagesFor(r.end+1))
+	if r.sess != nil {
+		e.adopt(r, reuse)
+	}
+	if r.computed < len(reuse)/pageLen*pageLen {
+		if n, _ := e.cache.matched(reuse); n*pageLen > r.computed {
+			e.cache.release(r.pages)
+			r.pages = e.cache.match(r.pages[:0], reuse)
+			r.linked = len(r.pages)
+			r.computed = r.linked * pageLen
+		}
+	}
+	r.active = true
+	at, _ := slices.BinarySearchFunc(e.running, r.order, func(q *run, order int64) int { return int(q.order - order) })
+	e.running = slices.Insert(e.running, at, r)
+	if r.sampler == nil {
+		r.admitted = e.now()
+		r.sampler, r.err = sample.New(r.options, e.vocab)
+		if r.err != nil {
+			e.finish(r, ReasonError) // Generate has checked the options: it cannot come to this
+			return
+		}
+		r.sampler.Reset(r.ids)
+		if e.o.Speculate > 0 {
+			r.look = newLookup(r.end, e.o.Speculate)
+			r.draft = make([]int32, 0, e.o.Speculate)
+		}
+		e.stats.PromptTokens += int64(r.prompt)
+		e.stats.CachedTokens += int64(r.computed)
+		r.s.mu.Lock()
+		r.s.result.CachedTokens = r.computed
+		r.s.result.Queued = r.admitted.Sub(r.begun)
+		r.s.mu.Unlock()
+	}
+}
+
+// adopt moves the session's pages to r, as far as the tokens agree.
+func (e *Engine) adopt(r *run, reuse []int32) {
+	c := r.sess
+	n := common(c.ids, reuse)
+	keep := pagesFor(n)
+	if keep <= c.linked && n%pageLen != 0 {
+		keep-- // the page is shared and would be written to: compute its part again
+		n = keep * pageLen
+	}
+	r.pages = append(r.pages, c.pages[:keep]...)
+	e.cache.release(c.pages[keep:])
+	r.computed = n
+	r.linked = min(c.linked, n/pageLen)
+	c.ids, c.pages, c.linked = nil, nil, 0
+	e.forget(c)
+}
+
+// preempt takes r's pages away and lets it wait for its turn again. Its tokens
+// are kept; only keys and values are computed again, to the same bits.
+func (e *Engine) preempt(r *run) {
+	e.leave(r)
+	e.cache.release(r.pages)
+	r.pages, r.computed, r.linked, r.take = nil, 0, 0, 0
+	at, _ := slices.BinarySearchFunc(e.waiting, r.order, func(q *run, order int64) int { return int(q.order - order) })
+	e.waiting = slices.Insert(e.waiting, at, r)
+	e.stats.Preempted++
+}
+
+// leave takes r out of the running.
+func (e *Engine) leave(r *run) {
+	r.active = false
+	i := slices.Index(e.running, r)
+	e.running = slices.Delete(e.running, i, i+1)
+}
+
+// plan chooses the work of the next step: a token of every running answer,
+// then guesses, then prompts. It reports whether there is any.
+func (e *Engine) plan() bool {
+	budget := e.o.MaxTokensPerStep
+	e.scratch = append(e.scratch[:0], e.running...)
+	for _, r := range e.scratch {
+		r.take, r.draft = 0, r.draft[:0]
+	}
+	decoding := 0
+	for _, r := range e.scratch {
+		if r.active && r.pending() == 1 && r.s.room(1) > 0 && e.grow(r, 1) {
+			r.take = 1
+			decoding++
+			budget--
+		}
+	}
+	if e.o.Speculate > 0 {
+		budget -= e.guess(min(budget, e.o.Speculate))
+	}
+	reading := 0
+	for _, r := range e.scratch {
+		if r.active && r.pending() > 1 {
+			reading++
+		}
+	}
+	if decoding > 0 {
+		budget = min(budget, e.pace.quota())
+	}
+	e.prefill = 0
+	oldest := true
+	for _, r := range e.scratch {
+		if !r.active || r.pending() == 1 || budget == 0 {
+			continue
+		}
+		parts := reading
+		if oldest {
+			parts = min(reading, 2) // half for the oldest prompt, the others share the rest
+		}
+		oldest = false
+		reading--
+		if n := min(r.pending(), (budget+parts-1)/parts); e.grow(r, n) {
+			r.take = n
+			budget -= n
+			e.prefill += n
+		}
+	}
+	e.assemble()
+	return len(e.planned) > 0
+}
+
+// guess drafts tokens for the runs that decode, at most limit together.
+func (e *Engine) guess(limit int) int {
+	used := 0
+	for _, r := range e.scratch {
+		if !r.active || r.take == 0 || r.look == nil {
+			continue
+		}
+		most := min(limit-used, r.end-len(r.ids)-1, r.s.room(1)-1)
+		if most <= 0 {
+			continue
+		}
+		r.look.extend(r.ids)
+		r.draft = r.look.propose(r.draft[:0], most)
+		for pagesFor(r.computed+1+len(r.draft)) > len(r.pages) {
+			page, ok := e.cache.alloc() // nobody loses pages to a guess
+			if !ok {
+				r.draft = r.draft[:len(r.pages)*pageLen-r.computed-1]
+				break
+			}
+			r.pages = append(r.pages, page)
+		}
+		used += len(r.draft)
+	}
+	return used
+}
+
+// grow makes room for n more positions of r. It takes pages from idle sessions
+// first, then from running requests that are behind or younger. If that is not
+// enough r itself has to wait, and grow returns false.
+func (e *Engine) grow(r *run, n int) bool {
+	for pagesFor(r.computed+n) > len(r.pages) {
+		if page, ok := e.cache.alloc(); ok {
+			r.pages = append(r.pages, page)
+			continue
+		}
+		if len(e.idle) > 0 {
+			e.drop(e.idle[0])
+			continue
+		}
+		if e.yield() {
+			continue
+		}
+		youngest := e.running[len(e.running)-1] // the oldest never waits: it takes from all others
+		e.preempt(youngest)
+		if youngest == r {
+			return false
+		}
+	}
+	return true
+}
+
+// assemble writes the batch of the planned runs.
+func (e *Engine) assemble() {
+	e.planned = e.planned[:0]
+	b := &e.batch
+	b.tokens, b.spans = b.tokens[:0], b.spans[:0]
+	row := 0
+	for _, r := range e.running {
+		if r.take == 0 {
+			continue
+		}
+		s := span{pages: r.pages, pos: r.computed, n: r.take + len(r.draft)}
+		if r.take == r.pending() {
+			s.rows = 1 + len(r.draft)
+		}
+		r.row = row
+		row += s.rows
+		b.tokens = append(b.tokens, r.ids[r.computed:r.computed+r.take]...)
+		b.tokens = append(b.tokens, r.draft...)
+		b.spans = append(b.spans, s)
+		e.planned = append(e.planned, r)
+	}
+}
+
+// compute runs the step and samples. It touches only what belongs to the planned runs.
+func (e *Engine) compute() (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{v, debug.Stack()}
+		}
+	}()
+	if err := e.b.forward(&e.batch); err != nil {
+		return err
+	}
+	for i, r := range e.planned {
+		if rows := e.batch.spans[i].rows; rows > 0 {
+			e.choose(r)
+		}
+	}
+	return nil
+}
+
+// choose samples the next token of r, and as many more as its draft foresaw.
+func (e *Engine) choose(r *run) {
+	for i := 0; ; i++ {
+		id, logprob, err := r.sampler.Sample(e.ws, e.b.row(r.row+i), len(r.ids))
+		if err != nil {
+			r.reason, r.err = ReasonError, err
+			return
+		}
+		if slices.Contains(r.stop, id) {
+			r.reason, r.stopID = ReasonStop, id
+			return
+		}
+		r.ids = append(r.ids, id)
+		r.sampler.Accept(id)
+		r.s.push(id, logprob, r.sampler.Top())
+		if len(r.ids) >= r.end {
+			r.reason = ReasonLength
+			return
+		}
+		if i == len(r.draft) || r.draft[i] != id {
+			return
+		}
+	}
+}
+
+// settle accounts for the step and ends what is finished.
+func (e *Engine) settle(err error, took time.Duration) {
+	decoding := 0
+	now := e.now()
+	for i, r := range e.planned {
+		if err != nil {
+			r.err = err
+			e.finish(r, ReasonError)
+			continue
+		}
+		e.stats.Computed += int64(e.batch.spans[i].n)
+		before := r.computed + r.take
+		if e.batch.spans[i].rows == 0 {
+			r.computed = before
+			e.link(r)
+			continue
+		}
+		if r.first.IsZero() {
+			r.first = now
+		}
+		if r.take == 1 {
+			decoding++
+		}
+		// The draft tokens that were right are in ids, followed by the last one
+		// chosen, whose keys and values are not computed yet.
+		accepted := 0
+		for accepted < len(r.draft) && before+accepted < len(r.ids) && r.ids[before+accepted] == r.draft[accepted] {
+			accepted++
+		}
+		generated := len(r.ids) - before
+		r.computed = min(before+accepted, len(r.ids))
+		e.stats.Generated += int64(generated)
+		if n := len(r.draft); n > 0 {
+			r.look.learn(n, accepted)
+			e.stats.Drafted += int64(n)
+			e.stats.Accepted += int64(accepted)
+			r.s.mu.Lock()
+			r.s.result.Drafted += n
+			r.s.result.Accepted += accepted
+			r.s.mu.Unlock()
+		}
+		e.link(r)
+		if r.reason != ReasonNone {
+			e.finish(r, r.reason)
+		}
+	}
+	e.stats.Steps++
+	if err == nil {
+		if e.prefill == 0 {
+			e.stats.DecodeSteps++
+		}
+		e.pace.learn(decoding, e.prefill, took)
+	}
+}
+
+// link puts the pages of r that became full into the tree.
+func (e *Engine) link(r *run) {
+	for full := r.computed / pageLen; r.linked < full; r.linked++ {
+		parent := nothing
+		if r.linked > 0 {
+			parent = r.pages[r.linked-1]
+		}
+		lo := r.linked * pageLen
+		r.pages[r.linked] = e.cache.insert(parent, r.pages[r.linked], r.ids[lo:lo+pageLen])
+	}
+}
+
+// finish ends a request that runs or waits and gives its pages back.
+func (e *Engine) finish(r *run, reason Reason) {
+	if r.active {
+		e.leave(r)
+	} else if i := slices.Index(e.waiting, r); i >= 0 {
+		e.waiting = slices.Delete(e.waiting, i, i+1)
+	}
+	switch reason {
+	case ReasonCancelled:
+		e.stats.Cancelled++
+	case ReasonError:
+		e.stats.Failed++
+	default:
+		e.stats.Finished++
+	}
+	c := r.sess
+	if c != nil {
+		c.active = false
+	}
+	if c != nil && !c.closed && len(r.pages) > 0 {
+		keep := pagesFor(r.computed)
+		e.cache.release(r.pages[keep:])
+		c.ids, c.pages, c.linked = r.ids[:r.computed], r.pages[:keep], r.linked
+		if keep > 0 {
+			e.idle = append(e.idle, c)
+		}
+	} else {
+		e.cache.release(r.pages)
+		if c != nil && c.closed {
+			e.drop(c)
+		}
+	}
+	r.pages = nil
+	now := e.now()
+	stopID := nothing
+	if reason == ReasonStop {
+		stopID = r.stopID
+	}
+	r.s.mu.Lock()
+	if !r.first.IsZero() {
+		r.s.result.Prefill = r.first.Sub(r.admitted)
+		r.s.result.Decode = now.Sub(r.first)
+	}
+	r.s.mu.Unlock()
+	if r.s.unbind != nil {
+		r.s.unbind()
+	}
+	r.s.end(reason, stopID, r.err)
+}
+
+// drop frees the pages of an idle session.
+func (e *Engine) drop(c *Session) {
+	e.cache.release(c.pages)
+	c.ids, c.pages, c.linked = nil, nil, 0
+	e.forget(c)
+}
+
+func (e *Engine) forget(c *Session) {
+	if i := slices.Index(e.idle, c); i >= 0 {
+		e.idle = slices.Delete(e.idle, i, i+1)
+	}
+}
+
+// pagesFor is the number of pages that n positions need.
+func pagesFor(n int) int { return (n + pageLen - 1) / pageLen }
+
+// common is the length of the longest common beginning.
+func common(a, b []int32) int {
+	n := 0
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return n
+}
+
+// pace learns what steps cost, to keep answers flowing while prompts are read.
+type pace struct {
+	stall  float64
+	decode float64 // seconds of a step that only decodes
+	token  float64 // seconds that one prompt token adds
+}
+
+// quota is how many prompt tokens may join a step that decodes.
+func (p *pace) quota() int {
+	const few = 8 // also the floor: prompts always advance
+	if p.decode == 0 || p.token == 0 {
+		return few
+	}
+	return int(min(max((p.stall-1)*p.decode/p.token, few), maxStep))
+}
+
+func (p *pace) learn(decoding, prefill int, took time.Duration) {
+	t := took.Seconds()
+	switch {
+	case prefill == 0:
+		mix(&p.decode, t)
+	case decoding == 0:
+		mix(&p.token, t/float64(prefill))
+	default:
+		mix(&p.token, max(t-p.decode, 0)/float64(prefill))
+	}
+}
+
+// mix moves an average a quarter of the way to x.
+func mix(avg *float64, x float64) {
+	if *avg == 0 {
+		*avg = x
+	}
+	*avg += (x - *avg) / 4
+}

@@ -13,3 +13,6 @@ func AlignedBytes(n int) []byte {
 	skip := -uintptr(unsafe.Pointer(unsafe.SliceData(b))) & 63
 	return b[skip : skip+uintptr(n) : skip+uintptr(n)]
 }
+
+// Aligned reports whether b begins at a multiple of 64.
+func Aligned(b []byte) bool { return uintptr(unsafe.Pointer(unsafe.SliceData(b)))&63 == 0 }

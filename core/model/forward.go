@@ -128,9 +128,9 @@ func (c *worker) embed(i int) []float32 {
 // input of its attention.
 func (c *worker) enter(l *layer, i int, s []float32) {
 	if cfg := &c.m.cfg; cfg.ResidualScalars {
-		c.k.Scale(s, l.residual, s)
+		c.k.Scale(s, l.scalars[0], s)
 		for j := range cfg.Streams {
-			c.k.Axpy(row(s, j, cfg.Dim), l.initial, row(c.initial, i, cfg.Dim))
+			c.k.Axpy(row(s, j, cfg.Dim), l.scalars[1], row(c.initial, i, cfg.Dim))
 		}
 	}
 	c.read(l.mhcAttn, i, s, l.attnNorm)

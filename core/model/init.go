@@ -64,7 +64,6 @@ func newModel(c config.Model, arch string, o Options) (*Model, error) {
 			return nil, err
 		}
 		l.mhcAttn, l.mhcFFN = sites[0], sites[1]
-		l.residual = 1
 	}
 	return m, nil
 }
@@ -196,7 +195,7 @@ func (g *generator) layer(l *layer, c config.Model, index int) error {
 	}
 	if c.ResidualScalars {
 		s := rng.New(g.seed, g.next())
-		l.residual, l.initial = 1-0.1*s.Float32(), 0.1+0.1*s.Float32()
+		l.scalars = []float32{1 - float32(0.1*s.Float32()), 0.1 + float32(0.1*s.Float32())}
 	}
 	for _, site := range []*mhc.Site{l.mhcAttn, l.mhcFFN} {
 		site.Init(index)

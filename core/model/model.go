@@ -1,7 +1,6 @@
 package model
 
 import (
-	"fmt"
 	"sync"
 	"sync/atomic"
 
@@ -40,14 +39,16 @@ type Model struct {
 	norm   []float32     // [Dim], the last norm
 	layers []layer
 
+	ropeFactors []float32 // rope_freqs.weight, or nil
+
 	meta []gguf.KV // of the file, what is not this package's business
 	hold any       // keeps what the weights point into alive
 }
 
 // layer is one block. Norm weights that the configuration does without are nil.
 type layer struct {
-	mhcAttn, mhcFFN   *mhc.Site
-	residual, initial float32 // scalars on the stream and on the embedding
+	mhcAttn, mhcFFN *mhc.Site
+	scalars         []float32 // [2], on the stream and on the embedding added to it
 
 	attnNorm     []float32 // [Dim]
 	q, k, v, o   linear    // [Heads·HeadDim, Dim], 2 × [KVHeads·HeadDim, Dim], [Dim, Heads·HeadDim]
@@ -123,7 +124,7 @@ func (m *Model) Memory() Memory {
 				b.Dense += int64(len(p.dense.Data))
 			}
 		}
-		for _, n := range [][]float32{l.attnNorm, l.ffnNorm, l.qNorm, l.kNorm, l.attnSub, l.ffnSub} {
+		for _, n := range [][]float32{l.attnNorm, l.ffnNorm, l.qNorm, l.kNorm, l.attnSub, l.ffnSub, l.scalars} {
 			b.Norms += 4 * int64(len(n))
 		}
 		for _, s := range []*mhc.Site{l.mhcAttn, l.mhcFFN} {
@@ -146,20 +147,9 @@ func (m *Model) finish() error {
 		l := &m.layers[i]
 		l.mhcAttn.Prepare(m.set)
 		l.mhcFFN.Prepare(m.set)
-		for _, inputs := range [][]*linear{{&l.q, &l.k, &l.v}, {&l.gate, &l.up}} {
-			group := 0
-			for _, p := range inputs {
-				if p.ternary == nil {
-					continue
-				}
-				if group != 0 && p.ternary.Group != group {
-					return fmt.Errorf("model: layer %d: matrices with the same input have scale groups of %d and %d; convert them to one", i, group, p.ternary.Group)
-				}
-				group = p.ternary.Group
-			}
-		}
 	}
-	return nil
+	_, err := m.inputKinds()
+	return err
 }
 
 func newSites(c config.Model) (sites [2]*mhc.Site, err error) {

@@ -553,12 +553,11 @@ func TestErrorText(t *testing.T) {
 }
 
 func Example() {
-	disk := fsx.OS()
 	dir, _ := os.MkdirTemp("", "gguf")
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "m.gguf")
 	weights := []float32{1, 2, 3, 4, 5, 6}
-	err := Write(disk, path,
+	err := Write(nil, path,
 		[]KV{{"general.architecture", V("demo")}, {"demo.sizes", Array([]uint32{3, 2})}},
 		[]Source{FromBytes("w", F32, []uint64{3, 2}, Bytes(weights))}, WriteOptions{})
 	if err != nil {

@@ -75,9 +75,9 @@ func ternaryCodes(src []float32) (d float32, codes [256]byte) {
 // i+96 as codes value+1, the first in the highest bits. After the codes of the
 // tensor one float32 scale and 28 bytes of no meaning.
 //
-// This is the order of bitnet.cpp built for x86, in which the published files
-// are; its builds for ARM write blocks of 64 with the same type number, which
-// nothing in a file tells apart.
+// This is the order of bitnet.cpp's default build for x86; its builds for ARM
+// write blocks of 64 with the same type number, which nothing in a file tells
+// apart.
 func decodeI2S(dst []float32, src []byte) {
 	d := TailScale(src)
 	for i := range dst {

@@ -45,6 +45,8 @@ type WriteOptions struct {
 // at any error or crash path is as it was before. The same arguments give the
 // same bytes. Tensors are streamed, one after the other.
 //
+// A nil fsys is the real disk.
+//
 // Write owns the keys general.alignment, nanochat.sha256 (of the data section)
 // and nanochat.sha256.header: it leaves them out of meta and adds its own.
 func Write(fsys fsx.FS, path string, meta []KV, tensors []Source, o WriteOptions) error {
@@ -54,6 +56,9 @@ func Write(fsys fsx.FS, path string, meta []KV, tensors []Source, o WriteOptions
 	p, err := planFile(meta, tensors, uint64(max(o.Alignment, 0)))
 	if err != nil {
 		return fmt.Errorf("gguf: write %s: %w", path, err)
+	}
+	if fsys == nil {
+		fsys = fsx.OS()
 	}
 	err = fsx.Replace(fsys, path, func(f fsx.File) error { return p.write(f, tensors, o.Progress) })
 	if err != nil {

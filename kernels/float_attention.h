@@ -186,7 +186,7 @@ VF_FN void vf_all_values_direct(int32_t type, float *o, const float *w, const ui
 
 /* From raw scores in p to weights: scales them, moves row r's maximum, sum and
  * output on, and leaves in p what the values are multiplied by. n positions are seen. */
-VF_FN void vf_weigh(vf_block *b, int64_t r, float *p, const vf_page *page, int64_t n)
+VF_WORKER void VF_NAME(weigh)(vf_block *b, int64_t r, float *p, const vf_page *page, int64_t n)
 {
 	const vf scale = vf_set1(b->scale), low = vf_set1(-__builtin_inff());
 	vf s[NC_PAGE / 16], top = low;
@@ -314,17 +314,25 @@ VF_FN void vf_score_tile(int nr, int nv, float *p, const float *const *q, const 
 			vf_store(p + r * NC_PAGE + 16 * j, x[r * nv + j]);
 }
 
-VF_FN void vf_scores_copied(const vf_block *b, int64_t r0, float *p, const float *kt, int64_t p0, int64_t d16)
+VF_FN void vf_scores_d16(const vf_block *b, int64_t r0, float *p, const float *kt, int64_t p0, int64_t d16)
 {
-	int64_t r = r0;
-	for (; r + VF_SCORE_ROWS <= b->rows; r += VF_SCORE_ROWS) {
+	for (int64_t r = r0; r < b->rows; r += VF_SCORE_ROWS) {
+		/* The last tile moves back; some rows are computed twice. There are enough: a
+		 * block of few rows is not copied, and rows before r0 still have their q. */
+		if (r + VF_SCORE_ROWS > b->rows)
+			r = b->rows - VF_SCORE_ROWS;
 		int64_t n = b->seen[r + VF_SCORE_ROWS - 1] - p0;
 		for (int64_t t = 0; t < NC_PAGE && t < n; t += 16 * VF_SCORE_VECS)
 			vf_score_tile(VF_SCORE_ROWS, VF_SCORE_VECS, p + r * NC_PAGE + t, b->q + r, kt + t, d16);
 	}
-	for (; r < b->rows; r++)
-		for (int64_t t = 0; t < NC_PAGE && t < b->seen[r] - p0; t += 16 * VF_SCORE_VECS)
-			vf_score_tile(1, VF_SCORE_VECS, p + r * NC_PAGE + t, b->q + r, kt + t, d16);
+}
+
+VF_WORKER void VF_NAME(scores_copied)(const vf_block *b, int64_t r0, float *p, const float *kt, int64_t p0)
+{
+	if (b->d16 == 64)
+		vf_scores_d16(b, r0, p, kt, p0, 64);
+	else
+		vf_scores_d16(b, r0, p, kt, p0, b->d16);
 }
 
 /* o[r] += sum over t0 <= t < t1 of w[r][t] * v[t] for nr rows and nv vectors from
@@ -381,10 +389,9 @@ VF_FN int64_t vf_in_page(const vf_block *b, int64_t r, int64_t p0)
 	return n < NC_PAGE ? n : NC_PAGE;
 }
 
-VF_FN void vf_values_copied(const vf_block *b, int64_t r0, const float *w, const float *v, int64_t p0,
-                            int64_t d16)
+VF_WORKER void VF_NAME(values_copied)(const vf_block *b, int64_t r0, const float *w, const float *v, int64_t p0)
 {
-	int64_t r = r0;
+	int64_t r = r0, d16 = b->d16;
 	for (; r + VF_VALUE_ROWS <= b->rows; r += VF_VALUE_ROWS) {
 		/* Rows see ever more positions; what the first does not see goes row by row. */
 		int64_t n = vf_in_page(b, r, p0);
@@ -406,21 +413,16 @@ VF_FN void vf_page_step(int32_t type, vf_block *b, const vf_page *page, int64_t 
 		for (int64_t r = r0; r < b->rows; r++) {
 			int64_t n = vf_in_page(b, r, p0);
 			vf_scores_direct(type, p, b->q[r], page->k, n, b->d);
-			vf_weigh(b, r, p, page, n);
+			VF_NAME(weigh)(b, r, p, page, n);
 			vf_all_values_direct(type, b->o[r], p, page->v, n, b->d);
 		}
 		return;
 	}
 	vf_copy_page(type, kt, v, page, vf_in_page(b, b->rows - 1, p0), b->d, b->d16);
-	if (b->d16 == 64)
-		vf_scores_copied(b, r0, p, kt, p0, 64);
-	else if (b->d16 == 128)
-		vf_scores_copied(b, r0, p, kt, p0, 128);
-	else
-		vf_scores_copied(b, r0, p, kt, p0, b->d16);
+	VF_NAME(scores_copied)(b, r0, p, kt, p0);
 	for (int64_t r = r0; r < b->rows; r++)
-		vf_weigh(b, r, p + r * NC_PAGE, page, vf_in_page(b, r, p0));
-	vf_values_copied(b, r0, p, v, p0, b->d16);
+		VF_NAME(weigh)(b, r, p + r * NC_PAGE, page, vf_in_page(b, r, p0));
+	VF_NAME(values_copied)(b, r0, p, v, p0);
 }
 
 VF_ENTRY void VF_NAME(attention)(float *dst, int64_t ldd, const float *q, int64_t ldq, const nc_kv *kv,

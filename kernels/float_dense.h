@@ -90,65 +90,107 @@ VF_FN void vf_tile(int32_t t, int nr, int nt, float *dst, int64_t ldd, const uin
 		dst[i / nr * ldd + i % nr] = vf_sum(acc[i]);
 }
 
-/* Rows r0..r1 by nt vectors, nr rows at a time. */
+/* Rows r0..r1 by nt vectors, nr rows at a time. The last tile moves back over rows
+ * already done if there are enough, so that no other tile is needed. */
 VF_FN void vf_rows(int32_t t, int nr, int nt, float *dst, int64_t ldd, const nc_dense *w,
                    const float *x, int64_t ldx, int64_t r0, int64_t r1)
 {
-	int64_t b = vf_row_bytes(t, w->cols), r = r0;
-	for (; r + nr <= r1; r += nr)
+	int64_t b = vf_row_bytes(t, w->cols);
+	for (int64_t r = r0; r < r1; r += nr) {
+		if (r + nr > r1)
+			r = r1 - nr;
 		vf_tile(t, nr, nt, dst + r, ldd, w->data + r * b, b, x, ldx, w->cols);
-	for (; r < r1; r++)
-		vf_tile(t, 1, nt, dst + r, ldd, w->data + r * b, b, x, ldx, w->cols);
+	}
 }
 
-/* The type is a constant inside each case, so that its loads are chosen at compile time. */
-#define VF_EACH_TYPE(type, call)  \
-	switch (type) {               \
-	case NC_F32: call(NC_F32);    \
-		break;                    \
-	case NC_F16: call(NC_F16);    \
-		break;                    \
-	case NC_BF16: call(NC_BF16);  \
-		break;                    \
-	case NC_Q8_0: call(NC_Q8_0);  \
-		break;                    \
+enum { VF_GEMV_ROWS = 4 };
+
+/* One function per type, so that its loads are chosen at compile time. */
+#define VF_TYPED(t, name, nr, nt)                                                                   \
+	VF_WORKER void VF_NAME(gemv_##name)(float *dst, const nc_dense *w, const float *x, int64_t r0,  \
+	                                    int64_t r1)                                                 \
+	{                                                                                               \
+		if (r1 - r0 < VF_GEMV_ROWS)                                                                 \
+			vf_rows(t, 1, 1, dst, 0, w, x, 0, r0, r1);                                              \
+		else                                                                                        \
+			vf_rows(t, VF_GEMV_ROWS, 1, dst, 0, w, x, 0, r0, r1);                                   \
+	}                                                                                               \
+	VF_WORKER void VF_NAME(gemm_##name)(float *dst, int64_t ldd, const nc_dense *w, const float *x, \
+	                                    int64_t ldx, int64_t r0, int64_t r1)                        \
+	{                                                                                               \
+		vf_rows(t, nr, nt, dst, ldd, w, x, ldx, r0, r1);                                            \
 	}
+
+VF_TYPED(NC_F32, f32, VF_ROWS, VF_TOKENS)
+VF_TYPED(NC_F16, f16, VF_ROWS, VF_TOKENS)
+VF_TYPED(NC_BF16, bf16, VF_ROWS, VF_TOKENS)
+VF_TYPED(NC_Q8_0, q8, VF_Q8_ROWS, VF_Q8_TOKENS)
+#undef VF_TYPED
 
 VF_ENTRY void VF_NAME(dense_gemv)(float *dst, const nc_dense *w, const float *x, int64_t r0, int64_t r1)
 {
-#define VF_CALL(t) vf_rows(t, 4, 1, dst, 0, w, x, 0, r0, r1)
-	VF_EACH_TYPE(w->type, VF_CALL)
-#undef VF_CALL
-}
-
-/* A block of rows that stays in the second-level cache meets all vectors, a tile
- * of vectors at a time. */
-VF_FN void vf_gemm(int32_t t, int nr, int nt, float *dst, int64_t ldd, const nc_dense *w,
-                   const float *x, int64_t ldx, int64_t n, int64_t r0, int64_t r1)
-{
-	enum { BLOCK_BYTES = 256 << 10 };
-	int64_t block = BLOCK_BYTES / vf_row_bytes(t, w->cols) / nr * nr;
-	if (block < nr)
-		block = nr;
-	for (int64_t r = r0; r < r1; r += block) {
-		int64_t e = r + block < r1 ? r + block : r1, j = 0;
-		for (; j + nt <= n; j += nt)
-			vf_rows(t, nr, nt, dst + j * ldd, ldd, w, x + j * ldx, ldx, r, e);
-		for (; j < n; j++)
-			vf_rows(t, 4, 1, dst + j * ldd, ldd, w, x + j * ldx, ldx, r, e);
+	switch (w->type) {
+	case NC_F32:
+		VF_NAME(gemv_f32)(dst, w, x, r0, r1);
+		break;
+	case NC_F16:
+		VF_NAME(gemv_f16)(dst, w, x, r0, r1);
+		break;
+	case NC_BF16:
+		VF_NAME(gemv_bf16)(dst, w, x, r0, r1);
+		break;
+	case NC_Q8_0:
+		VF_NAME(gemv_q8)(dst, w, x, r0, r1);
+		break;
 	}
 }
 
+/* A tile of vectors by the rows r0..r1. */
+VF_FN void vf_gemm(float *dst, int64_t ldd, const nc_dense *w, const float *x, int64_t ldx, int64_t r0,
+                   int64_t r1)
+{
+	switch (w->type) {
+	case NC_F32:
+		VF_NAME(gemm_f32)(dst, ldd, w, x, ldx, r0, r1);
+		break;
+	case NC_F16:
+		VF_NAME(gemm_f16)(dst, ldd, w, x, ldx, r0, r1);
+		break;
+	case NC_BF16:
+		VF_NAME(gemm_bf16)(dst, ldd, w, x, ldx, r0, r1);
+		break;
+	case NC_Q8_0:
+		VF_NAME(gemm_q8)(dst, ldd, w, x, ldx, r0, r1);
+		break;
+	}
+}
+
+/* A block of rows that stays in the second-level cache meets all vectors, a tile
+ * of vectors at a time; the last tile moves back. Fewer vectors or rows than a tile
+ * go one by one. */
 VF_ENTRY void VF_NAME(dense_gemm)(float *dst, int64_t ldd, const nc_dense *w, const float *x,
                                   int64_t ldx, int64_t n, int64_t r0, int64_t r1)
 {
-#define VF_CALL(t)                                                                                \
-	vf_gemm(t, t == NC_Q8_0 ? (int)VF_Q8_ROWS : (int)VF_ROWS,                                     \
-	        t == NC_Q8_0 ? (int)VF_Q8_TOKENS : (int)VF_TOKENS, dst, ldd, w, x, ldx, n, r0, r1)
-	VF_EACH_TYPE(w->type, VF_CALL)
-#undef VF_CALL
+	enum { BLOCK_BYTES = 256 << 10 };
+	int64_t nr = w->type == NC_Q8_0 ? VF_Q8_ROWS : VF_ROWS;
+	int64_t nt = w->type == NC_Q8_0 ? VF_Q8_TOKENS : VF_TOKENS;
+	int64_t block = BLOCK_BYTES / vf_row_bytes(w->type, w->cols) / nr * nr;
+	if (block < nr)
+		block = nr;
+	for (int64_t r = r0, e; r < r1; r = e) {
+		e = r + 2 * block <= r1 ? r + block : r1;
+		if (n < nt || e - r < nr) {
+			for (int64_t j = 0; j < n; j++)
+				VF_NAME(dense_gemv)(dst + j * ldd, w, x + j * ldx, r, e);
+			continue;
+		}
+		for (int64_t j = 0; j < n; j += nt) {
+			if (j + nt > n)
+				j = n - nt;
+			vf_gemm(dst + j * ldd, ldd, w, x + j * ldx, ldx, r, e);
+		}
+	}
 }
-#undef VF_EACH_TYPE
 
 VF_ENTRY void VF_NAME(dense_row)(float *dst, const nc_dense *w, int64_t r)
 {

@@ -8,6 +8,8 @@
 
 #define VF_ENTRY NC_AVX2
 #define VF_FN NC_INLINE NC_AVX2
+/* A large function that stays one copy. */
+#define VF_WORKER static __attribute__((noinline)) NC_AVX2
 #define VF_NAME(op) nc_##op##_avx2
 enum { VF_ROWS = 2, VF_TOKENS = 2, VF_Q8_ROWS = 1, VF_Q8_TOKENS = 4 };
 enum { VF_SCORE_ROWS = 2, VF_SCORE_VECS = 1, VF_VALUE_ROWS = 2, VF_VALUE_VECS = 2 };

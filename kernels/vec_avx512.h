@@ -18,6 +18,8 @@
 
 #define VF_ENTRY NC_AVX512
 #define VF_FN NC_INLINE NC_AVX512
+/* A large function that stays one copy. */
+#define VF_WORKER static __attribute__((noinline)) NC_AVX512
 #define VF_NAME(op) nc_##op##_avx512
 /* Tiles of the float products: rows x tokens, and the same for Q8_0. */
 enum { VF_ROWS = 4, VF_TOKENS = 4, VF_Q8_ROWS = 2, VF_Q8_TOKENS = 8 };

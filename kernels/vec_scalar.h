@@ -7,6 +7,8 @@
 #define VF_ENTRY
 /* The compiler chooses what to inline: all of it would be large and no faster. */
 #define VF_FN __attribute__((unused)) static
+/* A large function that stays one copy. */
+#define VF_WORKER static __attribute__((noinline))
 #define VF_NAME(op) nc_##op##_scalar
 enum { VF_ROWS = 1, VF_TOKENS = 1, VF_Q8_ROWS = 1, VF_Q8_TOKENS = 1 };
 enum { VF_SCORE_ROWS = 1, VF_SCORE_VECS = 1, VF_VALUE_ROWS = 1, VF_VALUE_VECS = 1 };

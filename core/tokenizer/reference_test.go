@@ -86,19 +86,25 @@ func slowMerges(t *Tokenizer, piece string) []int32 {
 }
 
 // slowTrain is BPE training by definition: count all pairs, join the most frequent,
-// of several the one with the smallest ids, and count again.
-func slowTrain(t testing.TB, pre, text string, size int) *Tokenizer {
+// of several the one with the smallest ids, and count again. Pairs whose text is a
+// token or longer than maxLen are left alone.
+func slowTrain(t testing.TB, pre string, docs []string, size, maxLen int) *Tokenizer {
 	tok, errOwn := newOwn(size, 0)
 	require.Nil(t, errOwn)
 	tok.pre, tok.merges = presplitNamed(pre), newMerges(size)
 	var words [][]int32
-	for s := text; s != ""; {
-		n := tok.pre.next(classes(), s)
-		var w []int32
-		for _, b := range []byte(s[:n]) {
-			w = append(w, tok.vocab.byteID[b])
+	for _, s := range docs {
+		for s != "" {
+			n := min(tok.pre.next(classes(), s), maxWord)
+			var w []int32
+			for _, b := range []byte(s[:n]) {
+				w = append(w, tok.vocab.byteID[b])
+			}
+			words, s = append(words, w), s[n:]
 		}
-		words, s = append(words, w), s[n:]
+	}
+	text := func(pair uint64) string {
+		return string(tok.vocab.piece(int32(pair>>32))) + string(tok.vocab.piece(int32(uint32(pair))))
 	}
 	for tok.vocab.len() < size {
 		count := map[uint64]int{}
@@ -109,7 +115,7 @@ func slowTrain(t testing.TB, pre, text string, size int) *Tokenizer {
 		}
 		best, most := noPair, 1
 		for p, n := range count {
-			if n > most || n == most && n > 1 && p < best {
+			if (n > most || n == most && n > 1 && p < best) && len(text(p)) <= maxLen && tok.vocab.findString(text(p)) < 0 {
 				best, most = p, n
 			}
 		}
@@ -118,7 +124,7 @@ func slowTrain(t testing.TB, pre, text string, size int) *Tokenizer {
 		}
 		l, r := int32(best>>32), int32(uint32(best))
 		id := int32(tok.vocab.len())
-		require.Nil(t, tok.vocab.add(string(tok.vocab.piece(l))+string(tok.vocab.piece(r)), Normal))
+		require.Nil(t, tok.vocab.add(text(best), Normal))
 		require.True(t, tok.merges.add(l, r, id))
 		for k, w := range words {
 			out := w[:0]
@@ -143,7 +149,7 @@ func testVocab(t testing.TB, pre string) *Tokenizer {
 	if tok, ok := testVocabs.Load(pre); ok {
 		return tok.(*Tokenizer)
 	}
-	tok := slowTrain(t, pre, randomText(rand.New(rand.NewPCG(1, 2)), 30_000), MinVocab+300)
+	tok := slowTrain(t, pre, []string{randomText(rand.New(rand.NewPCG(1, 2)), 30_000)}, MinVocab+300, 64)
 	testVocabs.Store(pre, tok)
 	return tok
 }

@@ -54,7 +54,7 @@ func idsOf(b []byte) []int32 {
 
 // TestTokenizerMatchesPython compares ids with the `tokenizers` package on mixed
 // text: vocabularies that the package trained (with the pre-tokenizers of GPT-2,
-// Llama-3 and our own), and vocabularies that this module wrote.
+// Llama-3 and our own), and vocabularies that this module trained and wrote.
 //
 // The text has 1.5 MB; with NANOCHAT_LONG=1, 12 MB. NANOCHAT_CORPUS may name a
 // folder with *.jsonl.zst files that half of the text is taken from (the Python
@@ -98,6 +98,17 @@ func TestTokenizerMatchesPython(t *testing.T) {
 	plain, err := tokenizer.NewByteLevel(3000)
 	require.NoError(t, err)
 	write("bytelevel", plain)
+	for _, pre := range []string{"nanochat", "qwen2"} { // the last three quarters of the text are held out
+		trained, err := tokenizer.Train(t.Context(), func(yield func(string, error) bool) {
+			for _, d := range docs[:len(docs)/4] {
+				if !yield(string(d), nil) {
+					return
+				}
+			}
+		}, tokenizer.TrainOptions{VocabSize: 4000, Pre: pre}, nil)
+		require.NoError(t, err)
+		write("trained_"+pre, trained)
+	}
 
 	runTokenizerScript(t, "encode", dir)
 	all, err := filepath.Glob(filepath.Join(dir, "*.json"))

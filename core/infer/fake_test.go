@@ -87,7 +87,7 @@ func (f *fake) fill(row []float32, h uint64, token int32) {
 		row[i] = float32(h>>40) / (1 << 23)
 	}
 	if h>>20&31 != 0 { // a habit, so that texts repeat
-		row[(int(token)*7+3)%len(row)] += 3
+		row[(int(token)%10*3+1)%len(row)] += 6
 	}
 }
 

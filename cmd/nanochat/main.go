@@ -26,6 +26,9 @@ import (
 type grammar struct {
 	Verbose bool `help:"Show the chain of causes of an error."`
 
+	Info       infoCmd       `cmd:"" help:"Describe a model file."`
+	Verify     verifyCmd     `cmd:"" help:"Check a model file completely, checksum included."`
+	Init       initCmd       `cmd:"" help:"Create a model with random weights."`
 	Doctor     doctorCmd     `cmd:"" help:"Show what nanochat finds on this machine."`
 	Version    versionCmd    `cmd:"" help:"Show the version."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`

@@ -29,6 +29,7 @@ type grammar struct {
 	Info       infoCmd       `cmd:"" help:"Describe a model file."`
 	Verify     verifyCmd     `cmd:"" help:"Check a model file completely, checksum included."`
 	Init       initCmd       `cmd:"" help:"Create a model with random weights."`
+	Benchmark  benchmarkCmd  `cmd:"" help:"Measure a model, or the kernels against this machine's limits."`
 	Doctor     doctorCmd     `cmd:"" help:"Show what nanochat finds on this machine."`
 	Version    versionCmd    `cmd:"" help:"Show the version."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`

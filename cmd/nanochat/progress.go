@@ -31,3 +31,17 @@ func (p *progress) done() {
 		fmt.Fprint(p.a.stderr, "\r\x1b[K")
 	}
 }
+
+// note shows on a terminal what is being done; the next note replaces it.
+func (a *app) note(what string) {
+	if a.stderrTTY {
+		fmt.Fprintf(a.stderr, "\r\x1b[K%s", what)
+	}
+}
+
+// noteDone removes the note.
+func (a *app) noteDone() {
+	if a.stderrTTY {
+		fmt.Fprint(a.stderr, "\r\x1b[K")
+	}
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/architehc/nanochat/core/bench"
+	"github.com/architehc/nanochat/core/gguf"
+	"github.com/architehc/nanochat/core/model"
+	"github.com/architehc/nanochat/kernels"
+)
+
+type benchmarkCmd struct {
+	Model    string `arg:"" optional:"" help:"A model file (.gguf) to measure."`
+	Roofline bool   `help:"Measure this machine's limits: instructions and memory."`
+	Kernels  bool   `help:"Measure the kernels against those limits."`
+	Prompt   size   `default:"512" placeholder:"N" help:"Tokens of the prompt that is read (default: ${default})."`
+	Tokens   size   `default:"128" placeholder:"N" help:"Tokens to generate (default: ${default})."`
+	KV       string `name:"kv" enum:"f16,int8" default:"f16" help:"Storage of the cache: f16 or int8 (default: ${default})."`
+	Repeats  int    `default:"5" placeholder:"N" help:"Repetitions whose median counts, at least 5 (default: ${default})."`
+	Pin      bool   `help:"Bind threads to processors."`
+	Compare  string `placeholder:"FILE" help:"Compare with a report made by --json."`
+	Markdown string `placeholder:"FILE" help:"Write the results into the marked parts of a document."`
+	JSON     bool   `name:"json" help:"Print JSON."`
+	engineFlags
+}
+
+// Help is the longer help text.
+func (*benchmarkCmd) Help() string {
+	return "Every number is a median, with the smallest and the largest beside it. Other programs on the machine " +
+		"disturb measurements; the report says how much of it they used."
+}
+
+// Run measures what was asked for, one part after the other.
+func (c *benchmarkCmd) Run(a *app) error {
+	if c.Model == "" && !c.Roofline && !c.Kernels {
+		return &usageError{"no MODEL to measure", "name a model file, or measure the machine with --roofline and --kernels"}
+	}
+	set, err := c.set()
+	if err != nil {
+		return err
+	}
+	var old *bench.Report
+	if c.Compare != "" {
+		b, err := os.ReadFile(c.Compare)
+		if err != nil {
+			return fmt.Errorf("report %s: %s", c.Compare, reason(err))
+		}
+		if old, err = bench.Parse(b); err != nil {
+			return &hinted{fmt.Errorf("report %s: %w", c.Compare, err), "make one with nanochat benchmark --json"}
+		}
+	}
+	if c.Model != "" {
+		if err := (&modelArg{c.Model}).check(); err != nil {
+			return err
+		}
+	}
+	r, err := c.measure(a, set)
+	if err != nil {
+		return err
+	}
+	if c.Markdown != "" {
+		if err := c.writeMarkdown(r); err != nil {
+			return err
+		}
+	}
+	switch {
+	case c.JSON && old != nil:
+		return writeJSON(a.stdout, map[string]any{"report": r, "changes": bench.Compare(old, r)})
+	case c.JSON:
+		return writeJSON(a.stdout, r)
+	}
+	if err := r.Text(a.stdout); err != nil || old == nil {
+		return err
+	}
+	return bench.WriteChanges(a.stdout, bench.Compare(old, r))
+}
+
+func (c *benchmarkCmd) measure(a *app, set *kernels.Set) (*bench.Report, error) {
+	r := bench.NewReport(version, commit)
+	r.Command = strings.Join(append([]string{"nanochat"}, os.Args[1:]...), " ")
+	noise := bench.NoiseMeter()
+	o := bench.Options{Repeats: c.Repeats, Progress: a.note}
+	if c.Threads > 0 {
+		o.Threads = []int{c.Threads}
+	}
+	if c.Kernel != "" {
+		o.Sets = []*kernels.Set{set}
+	}
+	defer a.noteDone()
+	var err error
+	if c.Roofline {
+		if r.Roofline, err = bench.MeasureRoofline(a.ctx, o); err != nil {
+			return nil, c.unmeasured(err)
+		}
+	}
+	if c.Kernels {
+		if r.Kernels, err = bench.MeasureKernels(a.ctx, o); err != nil {
+			return nil, c.unmeasured(err)
+		}
+	}
+	if c.Model != "" {
+		kv := kernels.KVF16
+		if c.KV == "int8" {
+			kv = kernels.KVI8
+		}
+		r.Model, err = bench.MeasureModel(a.ctx, bench.ModelOptions{
+			Name: filepath.Base(c.Model), Threads: c.Threads, Pin: c.Pin, Prompt: int(c.Prompt), Decode: int(c.Tokens),
+			KVType: kv, Repeats: c.Repeats, Progress: a.note,
+			Open: func() (*model.Model, int64, func() error, error) {
+				f, err := gguf.Open(c.Model)
+				if err != nil {
+					return nil, 0, nil, err
+				}
+				m, err := model.Load(f, model.Options{Set: set})
+				if err != nil {
+					return nil, 0, nil, errors.Join(err, f.Close())
+				}
+				return m, f.Size, f.Close, nil
+			},
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	r.Noise = noise()
+	return r, nil
+}
+
+func (*benchmarkCmd) unmeasured(err error) error {
+	if errors.Is(err, bench.ErrNoLimits) {
+		return &hinted{err, "make build does so"}
+	}
+	return err
+}
+
+func (c *benchmarkCmd) writeMarkdown(r *bench.Report) error {
+	b, err := os.ReadFile(c.Markdown)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &hinted{fmt.Errorf("document %s: no such file", c.Markdown), "write one with lines <!-- begin machine --> and <!-- end machine --> where the tables belong"}
+	}
+	if err != nil {
+		return fmt.Errorf("document %s: %s", c.Markdown, reason(err))
+	}
+	doc, err := bench.Markdown(string(b), r)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(c.Markdown, []byte(doc), 0o644); err != nil {
+		return fmt.Errorf("document %s: %w", c.Markdown, err)
+	}
+	return nil
+}

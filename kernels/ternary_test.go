@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -212,4 +213,163 @@ func TestTernaryProperty(t *testing.T) {
 			checkProblem(t, set, s, p, split)
 		}
 	})
+}
+
+func TestTernaryPanics(t *testing.T) {
+	good := func() (*Ternary, *Act) {
+		p := newProblem(shape{rows: 40, cols: 100, group: 64, n: 2}, 1)
+		return p.w, p.x
+	}
+	for name, call := range map[string]func(s *Set, w *Ternary, x *Act){
+		"short dst":     func(s *Set, w *Ternary, x *Act) { s.TernaryGEMV(make([]float32, 39), w, x, 0, 40) },
+		"odd r0":        func(s *Set, w *Ternary, x *Act) { s.TernaryGEMV(make([]float32, 40), w, x, 8, 40) },
+		"odd r1":        func(s *Set, w *Ternary, x *Act) { s.TernaryGEMV(make([]float32, 40), w, x, 0, 39) },
+		"rows past end": func(s *Set, w *Ternary, x *Act) { s.TernaryGEMV(make([]float32, 48), w, x, 0, 48) },
+		"short tiles": func(s *Set, w *Ternary, x *Act) {
+			w.Tiles = w.Tiles[1:]
+			s.TernaryGEMV(make([]float32, 40), w, x, 0, 40)
+		},
+		"short scales": func(s *Set, w *Ternary, x *Act) {
+			w.Scales = w.Scales[1:]
+			s.TernaryGEMV(make([]float32, 40), w, x, 0, 40)
+		},
+		"other group": func(s *Set, w *Ternary, x *Act) {
+			x.Group = 128
+			s.TernaryGEMV(make([]float32, 40), w, x, 0, 40)
+		},
+		"short sums": func(s *Set, w *Ternary, x *Act) {
+			x.Sums = x.Sums[:3]
+			s.TernaryGEMV(make([]float32, 40), w, x, 0, 40)
+		},
+		"group not of tiles": func(s *Set, w *Ternary, x *Act) {
+			w.Group, x.Group = 24, 24
+			s.TernaryGEMV(make([]float32, 40), w, x, 0, 40)
+		},
+		"short scratch": func(s *Set, w *Ternary, x *Act) {
+			s.TernaryGEMM(make([]float32, 80), 40, w, x, 0, 40, nil)
+		},
+		"short stride": func(s *Set, w *Ternary, x *Act) {
+			s.TernaryGEMM(make([]float32, 80), 39, w, x, 0, 40, make([]byte, GEMMScratch(2, 100)))
+		},
+	} {
+		for _, set := range All() {
+			t.Run(name+"/"+set.Name, func(t *testing.T) {
+				w, x := good()
+				defer func() {
+					if msg, ok := recover().(string); !ok || !strings.HasPrefix(msg, "kernels: ") {
+						t.Fatalf("got panic %q, want one that starts with kernels:", msg)
+					}
+				}()
+				call(set, w, x)
+			})
+		}
+	}
+}
+
+func TestTile(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var trits, back [TileSide * TileSide]int8
+		for i := range trits {
+			trits[i] = int8(rapid.IntRange(-1, 1).Draw(t, "trit"))
+		}
+		var tile [64]byte
+		PackTile(&tile, &trits)
+		UnpackTile(&back, &tile)
+		if trits != back {
+			t.Fatalf("got %v, want %v", back, trits)
+		}
+		if TileHasInvalid(&tile) {
+			t.Fatalf("a packed tile is called invalid")
+		}
+		b, shift := TileIndex(rapid.IntRange(0, 15).Draw(t, "row"), rapid.IntRange(0, 15).Draw(t, "col"))
+		tile[b] |= 3 << shift
+		if !TileHasInvalid(&tile) {
+			t.Fatalf("code 3 in byte %d at bit %d is not found", b, shift)
+		}
+	})
+}
+
+// The layout by the words of Ternary: byte 4r+c, bits 0-1, 2-3, 4-5, 6-7.
+func TestTileLayout(t *testing.T) {
+	var trits [TileSide * TileSide]int8
+	trits[3*16+2], trits[3*16+6], trits[3*16+10], trits[3*16+14] = -1, 0, 1, -1
+	var tile [64]byte
+	PackTile(&tile, &trits)
+	if want := byte(0 | 1<<2 | 2<<4 | 0<<6); tile[4*3+2] != want {
+		t.Fatalf("got %08b, want %08b", tile[4*3+2], want)
+	}
+}
+
+// BenchmarkTernaryGEMV measures quantisation of the activations and the product.
+func BenchmarkTernaryGEMV(b *testing.B) {
+	for _, set := range All() {
+		if set.Name == "go" || set.Name == "scalar" {
+			continue
+		}
+		for _, s := range []shape{{rows: 768, cols: 768, group: 128, n: 1}, {rows: 2048, cols: 2048, group: 128, n: 1}, {rows: 2048, cols: 2048, n: 1}, {rows: 32768, cols: 8192, group: 128, n: 1}} {
+			name := fmt.Sprintf("%s/%dx%d", set.Name, s.rows, s.cols)
+			if s.group == 0 {
+				name += "/row"
+			}
+			b.Run(name, func(b *testing.B) {
+				w, x, v := benchProblem(s)
+				dst := make([]float32, s.rows)
+				for b.Loop() {
+					x.Set(set, 0, v)
+					set.TernaryGEMV(dst, w, x, 0, s.rows)
+				}
+				reportGOPS(b, s)
+			})
+		}
+	}
+}
+
+func BenchmarkTernaryGEMM(b *testing.B) {
+	for _, set := range All() {
+		if set.Name == "go" || set.Name == "scalar" {
+			continue
+		}
+		for _, s := range []shape{
+			{rows: 2048, cols: 2048, group: 128, n: 2}, {rows: 2048, cols: 2048, group: 128, n: 4}, {rows: 2048, cols: 2048, group: 128, n: 8},
+			{rows: 4096, cols: 4096, group: 128, n: 48}, {rows: 4096, cols: 4096, group: 128, n: 512},
+		} {
+			b.Run(fmt.Sprintf("%s/%dx%dx%d", set.Name, s.rows, s.cols, s.n), func(b *testing.B) {
+				w, x, v := benchProblem(s)
+				dst, scratch := make([]float32, s.n*s.rows), make([]byte, GEMMScratch(s.n, s.cols))
+				for t := range s.n {
+					x.Set(set, t, v)
+				}
+				for b.Loop() {
+					set.TernaryGEMM(dst, s.rows, w, x, 0, s.rows, scratch)
+				}
+				reportGOPS(b, s)
+			})
+		}
+	}
+}
+
+func reportGOPS(b *testing.B, s shape) {
+	ops := 2 * float64(s.rows) * float64(s.cols) * float64(s.n) * float64(b.N)
+	b.ReportMetric(ops/b.Elapsed().Seconds()/1e9, "GOPS")
+	b.SetBytes(int64(s.rows * s.cols / 4))
+}
+
+func benchProblem(s shape) (*Ternary, *Act, []float32) {
+	w := &Ternary{Rows: s.rows, Cols: s.cols, Group: s.group, Gain: 1}
+	if w.Group == 0 {
+		w.Group = s.cols
+	}
+	w.Tiles = make([]byte, w.Blocks()*w.ColTiles()*64)
+	for i := range w.Tiles {
+		w.Tiles[i] = []byte{0x55, 0x12, 0x86, 0xa1}[i*7%13%4]
+	}
+	w.Scales = make([]uint16, w.Blocks()*w.Groups()*TileSide)
+	for i := range w.Scales {
+		w.Scales[i] = 0x2c00
+	}
+	v := make([]float32, s.cols)
+	for i := range v {
+		v[i] = float32(i%17) - 8
+	}
+	return w, NewAct(s.n, s.cols, w.Group), v
 }

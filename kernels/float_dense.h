@@ -40,6 +40,8 @@ VF_FN void vf_tile(int32_t t, int nr, int nt, float *dst, int64_t ldd, const uin
 			NC_UNROLL
 			for (int i = 0; i < nr; i++) {
 				const uint8_t *b = w + i * row_bytes + k / 32 * 34;
+				if (nt == 1)
+					__builtin_prefetch(b + nr * row_bytes);
 				uint16_t h;
 				memcpy(&h, b, 2);
 				vf d = vf_set1(vf_half(h));
@@ -56,8 +58,12 @@ VF_FN void vf_tile(int32_t t, int nr, int nt, float *dst, int64_t ldd, const uin
 		for (; k + 16 <= cols; k += 16) {
 			vf a[VF_MAX_TILE];
 			NC_UNROLL
-			for (int i = 0; i < nr; i++)
-				a[i] = vf_element(t, w + i * row_bytes, k, 16);
+			for (int i = 0; i < nr; i++) {
+				const uint8_t *row = w + i * row_bytes;
+				if (nt == 1)
+					__builtin_prefetch(row + nr * row_bytes + (t == NC_F32 ? 4 : 2) * k);
+				a[i] = vf_element(t, row, k, 16);
+			}
 			NC_UNROLL
 			for (int j = 0; j < nt; j++) {
 				vf v = vf_load(x + j * ldx + k);

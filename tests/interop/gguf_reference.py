@@ -57,8 +57,15 @@ def dump(out_json, out_bin, *paths):
                     x = dequantize(x, t.tensor_type)
                 x.astype("<f4").tofile(values)
             version = int(reader.fields["GGUF.version"].contents())
-            files.append({"version": version, "alignment": int(reader.alignment), "data": int(reader.data_offset),
-                          "fields": fields, "tensors": tensors})
+            files.append(
+                {
+                    "version": version,
+                    "alignment": int(reader.alignment),
+                    "data": int(reader.data_offset),
+                    "fields": fields,
+                    "tensors": tensors,
+                }
+            )
     Path(out_json).write_text(json.dumps(files))
 
 
@@ -95,7 +102,9 @@ def write(directory):
         q6[:, 209] &= 0x3F  # a finite scale
         w.add_tensor("t.Q6_K", q6, raw_dtype=GGMLQuantizationType.Q6_K)
         for dtype in (np.int8, np.int16, np.int32, np.int64, np.float64):
-            w.add_tensor("n." + dtype.__name__, rng.integers(-100, 100, size=(2, 3, i + 1)).astype(dtype))
+            w.add_tensor(
+                "n." + dtype.__name__, rng.integers(-100, 100, size=(2, 3, i + 1)).astype(dtype)
+            )
         w.write_header_to_file()
         w.write_kv_data_to_file()
         w.write_tensors_to_file()

@@ -10,13 +10,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/core/gguf"
+	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/core/ternary"
 	"github.com/architehc/nanochat/kernels"
 )
@@ -334,5 +337,38 @@ func TestHalfDefinitionsAgree(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(5, 6))
 	for range 200_000 {
 		check(math.Float32frombits(rnd.Uint32()))
+	}
+}
+
+// TestFormatNamesEverything: every key of our own and every tensor of a model with
+// everything switched on stands in docs/FORMAT.md.
+func TestFormatNamesEverything(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "FORMAT.md"))
+	require.NoError(t, err)
+	layer := regexp.MustCompile(`^blk\.\d+\.`)
+	for _, kind := range []string{config.FFNSwiGLU, config.FFNReLU2GLU} {
+		preset, err := config.Preset("tiny")
+		require.NoError(t, err)
+		c := preset.Model
+		c.FFNKind, c.QKNorm, c.SubNorm, c.ResidualScalars, c.TieEmbeddings = kind, true, true, true, false
+		c.Head, c.Streams, c.MHCDynamic, c.LogitSoftcap = config.TypeF16, 2, true, 30
+		m, err := model.Init(c, 1, model.Options{})
+		require.NoError(t, err)
+		path := filepath.Join(t.TempDir(), "m.gguf")
+		require.NoError(t, m.Save(path))
+		f, err := gguf.ReadInfo(path)
+		require.NoError(t, err)
+		for _, kv := range f.Meta {
+			require.Contains(t, string(doc), "`"+kv.Key+"`")
+		}
+		for _, x := range f.Tensors {
+			name := layer.ReplaceAllString(x.Name, "blk.N.")
+			for _, part := range []string{".t", ".s", ".g"} {
+				if strings.HasSuffix(name, ".weight"+part) {
+					name = strings.TrimSuffix(name, part)
+				}
+			}
+			require.Contains(t, string(doc), "`"+name+"`")
+		}
 	}
 }

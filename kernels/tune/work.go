@@ -175,6 +175,15 @@ func (w *Work) rows(set *kernels.Set, id, i, lo, hi int) {
 	}
 }
 
+// Weights is the memory of copy i of the matrix, without the scales of a ternary
+// one, for measuring how fast it can be read.
+func (w *Work) Weights(i int) []byte {
+	if w.Shape.ternary() {
+		return w.ternary[i%len(w.ternary)].Tiles
+	}
+	return w.dense[i%len(w.dense)].Data
+}
+
 // Result is what the last Run computed, [Batch][M].
 func (w *Work) Result() []float32 { return w.dst }
 

@@ -1,0 +1,104 @@
+package bench
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"strings"
+)
+
+// Change is one number that two reports have in common.
+type Change struct {
+	Name string `json:"name"`
+	// Old and New are speeds, or times of which less is better.
+	Old  float64 `json:"old"`
+	New  float64 `json:"new"`
+	Unit string  `json:"unit"`
+	// Speedup is above 1 if New is better.
+	Speedup float64 `json:"speedup"`
+	// Clear says that the change is larger than both measurements' spread and 3 %.
+	Clear bool `json:"clear"`
+}
+
+// point is one number of a report, with its range.
+type point struct {
+	name, unit string
+	value      Spread
+	less       bool // is better
+}
+
+// points lists the numbers of a report.
+func (r *Report) points() []point {
+	var ps []point
+	if r.Roofline != nil {
+		for _, p := range r.Roofline.Peaks {
+			ps = append(ps, point{fmt.Sprintf("%s, %d threads", p.Instruction, p.Threads), "GOPS", p.GOPS, false})
+		}
+		for _, p := range r.Roofline.Reads {
+			ps = append(ps, point{fmt.Sprintf("read %s, %d threads", p.Level, p.Threads), "GB/s", p.GBs, false})
+		}
+	}
+	for _, k := range r.Kernels {
+		weights := k.Type
+		if k.Group > 0 {
+			weights = fmt.Sprintf("group %d", k.Group)
+		}
+		name := fmt.Sprintf("%s %s %d×%d×%d %s, %d threads", k.Op, k.Kernel, k.M, k.K, k.N, weights, k.Threads)
+		ps = append(ps, point{name, "GOPS", Spread{k.GOPS, k.MinGOPS, k.MaxGOPS}, false})
+	}
+	if m := r.Model; m != nil {
+		at := fmt.Sprintf("%s, %d threads", m.Name, m.Threads)
+		ps = append(ps,
+			point{"prefill " + at, "tok/s", Spread{m.Prefill.TokS, m.Prefill.Min, m.Prefill.Max}, false},
+			point{"decode " + at, "tok/s", Spread{m.Decode.TokS, m.Decode.Min, m.Decode.Max}, false},
+			point{"first token " + at, "ms", Spread{Median: m.TTFT}, true},
+			point{"load " + at, "ms", m.LoadSpread, true},
+			point{"resident memory " + at, "MiB", Spread{Median: round(float64(m.RSS) / (1 << 20))}, true})
+	}
+	return ps
+}
+
+// Compare lists the numbers that old and now have in common, in the order of
+// now. Reports of different machines compare, but mean little.
+func Compare(old, now *Report) []Change {
+	before := map[string]point{}
+	for _, p := range old.points() {
+		before[p.name] = p
+	}
+	var cs []Change
+	for _, p := range now.points() {
+		o, ok := before[p.name]
+		if !ok || o.value.Median <= 0 || p.value.Median <= 0 {
+			continue
+		}
+		c := Change{Name: p.name, Old: o.value.Median, New: p.value.Median, Unit: p.unit}
+		c.Speedup = round(c.New / c.Old)
+		if p.less {
+			c.Speedup = round(c.Old / c.New)
+		}
+		apart := o.value.Max < p.value.Min || p.value.Max < o.value.Min || o.value.Max == 0
+		c.Clear = apart && math.Abs(c.Speedup-1) > 0.03
+		cs = append(cs, c)
+	}
+	return cs
+}
+
+// WriteChanges writes changes as a table. Clear ones are marked with their
+// direction.
+func WriteChanges(w io.Writer, cs []Change) error {
+	t := &table{title: "Compared with the older report", header: []string{"<what", "old", "new", "<unit", "speedup", "<"}}
+	for _, c := range cs {
+		mark := ""
+		switch {
+		case c.Clear && c.Speedup > 1:
+			mark = "faster"
+		case c.Clear:
+			mark = "slower"
+		}
+		t.add(c.Name, num(c.Old), num(c.New), c.Unit, fmt.Sprintf("%.2f", c.Speedup), mark)
+	}
+	var b strings.Builder
+	t.text(&b)
+	_, err := io.WriteString(w, b.String())
+	return err
+}

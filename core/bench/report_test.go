@@ -1,0 +1,130 @@
+package bench
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// sample is a report with every part.
+func sample(scale float64) *Report {
+	r := NewReport("1.0", "abc")
+	r.Command = "nanochat benchmark --roofline --kernels --json"
+	r.Noise = &Noise{Others: 1.5}
+	spread := func(x float64) Spread { return Spread{x * scale, x * scale * 0.99, x * scale * 1.01} }
+	r.Roofline = &Roofline{
+		Peaks: []Peak{{"vpdpbusd", "int8 dot", 1, spread(470)}},
+		Reads: []Read{{"DRAM", 1, 256 << 20, spread(20)}},
+	}
+	r.Kernels = []Kernel{{Op: "ternary_gemv", Kernel: "avx2", M: 64, K: 32, N: 1, Threads: 1, Group: 32,
+		GOPS: 100 * scale, MinGOPS: 99 * scale, MaxGOPS: 101 * scale, LimitGOPS: 470, Fraction: 0.21, Bound: "compute"}}
+	r.Model = &Model{Name: "nano", Kernel: "avx2", Threads: 1, Load: 50 / scale, LoadSpread: Spread{50 / scale, 49 / scale, 51 / scale}, RSS: 1 << 20}
+	r.Prefill = Rate{TokS: 3000, Min: 2000, Max: 4000}
+	return r
+}
+
+func TestReportRoundTrip(t *testing.T) {
+	r := sample(1)
+	b, err := json.Marshal(r)
+	require.NoError(t, err)
+	got, err := Parse(b)
+	require.NoError(t, err)
+	require.Equal(t, r, got)
+
+	// Without a model none of its fields appear.
+	r.Model = nil
+	b, err = json.Marshal(r)
+	require.NoError(t, err)
+	require.NotContains(t, string(b), "ttft_ms")
+
+	_, err = Parse([]byte("{"))
+	require.ErrorContains(t, err, "not a report")
+	_, err = Parse([]byte(`{"format":99}`))
+	require.ErrorContains(t, err, "format 99")
+}
+
+func TestText(t *testing.T) {
+	var b strings.Builder
+	require.NoError(t, sample(1).Text(&b))
+	for _, want := range []string{"vpdpbusd", "256.0 mib", "ternary/32", "0.21", "nano", "others used 1.5 %", "governor"} {
+		require.Contains(t, strings.ToLower(b.String()), want)
+	}
+	for line := range strings.Lines(b.String()) {
+		require.Equal(t, strings.TrimRight(line, " \n")+"\n", line)
+	}
+}
+
+func TestCompare(t *testing.T) {
+	cs := Compare(sample(1), sample(1.5))
+	byName := map[string]Change{}
+	for _, c := range cs {
+		byName[c.Name] = c
+	}
+	k := byName["ternary_gemv avx2 64×32×1 group 32, 1 threads"]
+	require.InDelta(t, 1.5, k.Speedup, 1e-9)
+	require.True(t, k.Clear)
+	load := byName["load nano, 1 threads"]
+	require.InDelta(t, 1.5, load.Speedup, 0.01, "less time is better")
+	require.True(t, load.Clear)
+	prefill := byName["prefill nano, 1 threads"]
+	require.InDelta(t, 1, prefill.Speedup, 0)
+	require.False(t, prefill.Clear)
+
+	// Within the spread of the measurements nothing is clear.
+	for _, c := range Compare(sample(1), sample(1.01)) {
+		require.False(t, c.Clear, c.Name)
+	}
+	var b strings.Builder
+	require.NoError(t, WriteChanges(&b, cs))
+	require.Contains(t, b.String(), "faster")
+	b.Reset()
+	require.NoError(t, WriteChanges(&b, Compare(sample(1.5), sample(1))))
+	require.Contains(t, b.String(), "slower")
+	require.Empty(t, Compare(&Report{}, sample(1)))
+}
+
+const document = `# Speed
+<!-- begin machine -->
+<!-- end machine -->
+words
+<!-- begin roofline -->
+old
+<!-- end roofline -->
+<!-- begin kernels -->
+<!-- end kernels -->
+<!-- begin models -->
+<!-- end models -->
+end`
+
+func TestMarkdown(t *testing.T) {
+	one, two := sample(1), sample(1)
+	two.Roofline, two.Kernels = nil, nil
+	two.Name = "another"
+	doc, err := Markdown(document, one, two)
+	require.NoError(t, err)
+	for _, want := range []string{"words\n", "| vpdpbusd ", "| ternary_gemv ", "| nano ", "| another ", "benchmark --roofline --kernels --json"} {
+		require.Contains(t, doc, want)
+	}
+	require.NotContains(t, doc, "old")
+	again, err := Markdown(doc, one, two)
+	require.NoError(t, err)
+	require.Equal(t, doc, again, "writing the same again changes nothing")
+
+	kept, err := Markdown(document, two)
+	require.NoError(t, err)
+	require.Contains(t, kept, "old", "a part that was not measured stays")
+	_, err = Markdown("nothing", one)
+	require.ErrorContains(t, err, "no part")
+}
+
+func ExampleCompare() {
+	for _, c := range Compare(sample(1), sample(2)) {
+		if c.Unit == "GB/s" {
+			fmt.Printf("%s: %.0f to %.0f %s, %.1f times\n", c.Name, c.Old, c.New, c.Unit, c.Speedup)
+		}
+	}
+	// Output: read DRAM, 1 threads: 20 to 40 GB/s, 2.0 times
+}

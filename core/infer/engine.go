@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/architehc/nanochat/core/internal/clock"
 	"github.com/architehc/nanochat/core/sample"
 	"github.com/architehc/nanochat/kernels"
 )
@@ -91,7 +92,7 @@ func start(o Options, b backend, set *kernels.Set) (*Engine, error) {
 		return nil, &RequestError{"context", fmt.Sprintf("holds %d positions, must hold at least 2", context)}
 	}
 	e := &Engine{
-		o: o, b: b, vocab: b.vocab(), context: context, now: time.Now,
+		o: o, b: b, vocab: b.vocab(), context: context, now: clock.System().Now,
 		ws:   sample.NewWorkspace(b.vocab(), set),
 		wake: make(chan struct{}, 1), exited: make(chan struct{}),
 		cache: newPageCache(b, o.NoPrefixCache),

@@ -98,6 +98,9 @@ func TestResultsNeverDependOnCompany(t *testing.T) {
 					got := read(t, s, tn.limit)
 					if tn.limit >= 0 {
 						s.Close()
+						if n := s.Result().Generated; n != len(got.tokens) {
+							errs <- fmt.Errorf("%d tokens generated, %d read", n, len(got.tokens))
+						}
 						if inSession && !slices.Equal(sess.IDs(), slices.Concat(tn.r.Prompt, ids(got.tokens))) {
 							errs <- fmt.Errorf("session has %v", sess.IDs())
 						}

@@ -148,7 +148,8 @@ func (s *Stream) Close() {
 	s.cancel(context.Canceled)
 	<-s.done
 	s.mu.Lock()
-	s.head, s.n, s.held = 0, 0, false
+	s.result.Generated = len(s.ids) - s.result.PromptTokens
+	s.n, s.held = 0, false
 	s.mu.Unlock()
 }
 

@@ -20,7 +20,7 @@ const (
 	gpt2Pattern  = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
 	llamaPattern = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 	qwenPattern  = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
-	codePattern  = `[\r\n]+|[^\S\r\n]{2,}|(?: |[^\s\p{L}\p{M}\p{N}])?[\p{L}\p{M}][\p{L}\p{M}\p{N}_]*| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s`
+	codePattern  = `[\r\n]+[ \t]*|[^\S\r\n]{2,}|(?: |[^\s\p{L}\p{M}\p{N}])?[\p{L}\p{M}][\p{L}\p{M}\p{N}_]*| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s`
 )
 
 // presplits lists every form known, by GGUF name. The aliases are those whose
@@ -249,7 +249,13 @@ func nextCode(t *classTable, s string) int {
 	c, i := t.at(s)
 	switch c {
 	case newline:
-		return i + run(t, s[i:], newline)
+		for i < len(s) && (s[i] == '\r' || s[i] == '\n') {
+			i++
+		}
+		for i < len(s) && (s[i] == ' ' || s[i] == '\t') {
+			i++
+		}
+		return i
 	case space:
 		if n := run(t, s[i:], space); n > 0 {
 			return i + n

@@ -54,7 +54,7 @@ func TestSplitExamples(t *testing.T) {
 		pre  string
 		want string
 	}{
-		{"nanochat", "fn| add|(a|:| u32|)| ->| u32| {|\n|    |a| +| 1|0|0|0|  |//| it|'s| a_b|\n\n|\t|return|;|\n|}"},
+		{"nanochat", "fn| add|(a|:| u32|)| ->| u32| {|\n    |a| +| 1|0|0|0|  |//| it|'s| a_b|\n\n\t|return|;|\n|}"},
 		{"gpt-2", "fn| add|(|a|:| u|32|)| ->| u|32| {|\n   | a| +| 1000| | //| it|'s| a|_|b|\n\n|\t|return|;|\n|}"},
 		{"llama-bpe", "fn| add|(a|:| u|32|)| ->| u|32| {\n|   | a| +| |100|0| | //| it|'s| a|_b|\n\n|\treturn|;\n|}"},
 		{"qwen2", "fn| add|(a|:| u|3|2|)| ->| u|3|2| {\n|   | a| +| |1|0|0|0| | //| it|'s| a|_b|\n\n|\treturn|;\n|}"},

@@ -38,7 +38,7 @@ LLAMA3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 NANOCHAT = (
-    r"[\r\n]+|[^\S\r\n]{2,}|(?: |[^\s\p{L}\p{M}\p{N}])?[\p{L}\p{M}][\p{L}\p{M}\p{N}_]*"
+    r"[\r\n]+[ \t]*|[^\S\r\n]{2,}|(?: |[^\s\p{L}\p{M}\p{N}])?[\p{L}\p{M}][\p{L}\p{M}\p{N}_]*"
     r"| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s"
 )
 SPECIAL = [

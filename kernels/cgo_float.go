@@ -3,6 +3,32 @@
 package kernels
 
 /*
+#cgo noescape nc_call_dense_gemv
+#cgo nocallback nc_call_dense_gemv
+#cgo noescape nc_call_dense_gemm
+#cgo nocallback nc_call_dense_gemm
+#cgo noescape nc_call_dense_row
+#cgo nocallback nc_call_dense_row
+#cgo noescape nc_call_rmsnorm
+#cgo nocallback nc_call_rmsnorm
+#cgo noescape nc_call_1
+#cgo nocallback nc_call_1
+#cgo noescape nc_call_2
+#cgo nocallback nc_call_2
+#cgo noescape nc_call_a
+#cgo nocallback nc_call_a
+#cgo noescape nc_call_logsumexp
+#cgo nocallback nc_call_logsumexp
+#cgo noescape nc_call_argmax
+#cgo nocallback nc_call_argmax
+#cgo noescape nc_call_topk
+#cgo nocallback nc_call_topk
+#cgo noescape nc_call_rope
+#cgo nocallback nc_call_rope
+#cgo noescape nc_call_kv_store
+#cgo nocallback nc_call_kv_store
+#cgo noescape nc_call_attention
+#cgo nocallback nc_call_attention
 #include "nc.h"
 
 static inline void nc_call_dense_gemv(const struct nc_set *s, float *dst, const uint8_t *data, int64_t rows,

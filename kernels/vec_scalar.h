@@ -4,6 +4,10 @@
 
 #include "nc.h"
 
+/* Arrays of arrays are not worth unrolling. */
+#undef NC_UNROLL
+#define NC_UNROLL
+
 #define VF_ENTRY
 /* The compiler chooses what to inline: all of it would be large and no faster. */
 #define VF_FN __attribute__((unused)) static

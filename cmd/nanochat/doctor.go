@@ -39,7 +39,7 @@ type doctorCmd struct {
 }
 
 // environment lists the variables that nanochat reads.
-var environment = []string{"NANOCHAT_KERNEL", "NANOCHAT_THREADS", "NO_COLOR"}
+var environment = []string{"NANOCHAT_KERNEL", "NANOCHAT_THREADS", "NANOCHAT_TUNE", "NO_COLOR"}
 
 // Run prints what was found.
 func (c *doctorCmd) Run(a *app) error {

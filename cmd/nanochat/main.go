@@ -26,6 +26,7 @@ import (
 type grammar struct {
 	Verbose bool `help:"Show the chain of causes of an error."`
 
+	Generate   generateCmd   `cmd:"" help:"Continue a text."`
 	Info       infoCmd       `cmd:"" help:"Describe a model file."`
 	Verify     verifyCmd     `cmd:"" help:"Check a model file completely, checksum included."`
 	Init       initCmd       `cmd:"" help:"Create a model with random weights."`

@@ -189,6 +189,9 @@ func TestFilesThatAreNoModels(t *testing.T) {
 	var fe *gguf.FormatError
 	require.ErrorAs(t, err, &fe)
 	require.Contains(t, err.Error(), "400 tokens, the model 300")
+	_, err = Open(t.Context(), file(t, 300, 300), Options{Engine: infer.Options{Context: 129}})
+	require.ErrorContains(t, err, "129")
+	require.ErrorContains(t, err, "128")
 }
 
 func TestTuningChangesNoText(t *testing.T) {

@@ -19,7 +19,8 @@ import (
 type Options struct {
 	// Set computes. The default value is kernels.Best().
 	Set *kernels.Set
-	// Engine shapes the engine. Its team is made here.
+	// Engine shapes the engine. Its team is made here. A Context beyond the
+	// model's is an error.
 	Engine infer.Options
 	// Tune says how to choose kernels by shape. The default is not to.
 	Tune tune.Options
@@ -54,7 +55,7 @@ func (m *Model) start(ctx context.Context, o Options) (err error) {
 	if m.tok, err = tokenizer.FromMetadata(m.file.Path, m.file); err != nil {
 		return err
 	}
-	if m.model, err = model.Load(m.file, model.Options{Set: o.Set}); err != nil {
+	if m.model, err = model.Load(m.file, model.Options{Set: o.Set, Context: o.Engine.Context}); err != nil {
 		return err
 	}
 	if n, most := m.tok.Vocab(), m.model.Config().Vocab; n > most {
@@ -80,7 +81,7 @@ func (m *Model) tune(ctx context.Context, o Options) error {
 		return err
 	}
 	m.tuned = plan
-	m.model, err = model.Load(m.file, model.Options{Set: plan.Set})
+	m.model, err = model.Load(m.file, model.Options{Set: plan.Set, Context: o.Engine.Context})
 	return err
 }
 

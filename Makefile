@@ -24,7 +24,7 @@ ARM64_ENV := GOARCH=arm64 CGO_ENABLED=1 CC=aarch64-linux-gnu-gcc QEMU_LD_PREFIX=
 .PHONY: run
 run: build $(MODEL) ## create a random nano model if there is none, and generate from it
 	@echo 'The weights are random: the text has no meaning. Ctrl-C stops.'
-	build/bin/nanochat generate $(MODEL) '$(PROMPT)' -n 64 --seed 1
+	build/bin/nanochat generate $(MODEL) '$(PROMPT)' -n 64 -t 1 --seed 1 -u
 
 $(MODEL): | build/bin/nanochat
 	build/bin/nanochat init nano-5m $@ --seed 1

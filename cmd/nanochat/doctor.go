@@ -122,7 +122,7 @@ func (r *doctorReport) pairs() []pair {
 		{"NUMA nodes", fmt.Sprint(m.Nodes)},
 		{"huge pages", m.HugePages},
 		{"kernels", strings.Join(r.Kernels, ", ")},
-		{"in use", fmt.Sprintf("%s, %d threads", r.Kernel, r.Threads)},
+		{"in use", r.Kernel + ", " + plural(r.Threads, "thread")},
 	}
 	for _, name := range environment {
 		if value, ok := r.Environment[name]; ok {

@@ -79,11 +79,23 @@ func (a *app) fail(err error, verbose bool) int {
 		fmt.Fprintf(a.stderr, "%shint:%s %s\n", bold, off, oneLine(hint))
 	}
 	if verbose {
-		for e := err; e != nil; e = errors.Unwrap(e) {
-			fmt.Fprintf(a.stderr, "cause: %T: %s\n", e, oneLine(e.Error()))
-		}
+		a.causes(err)
 	}
 	return code
+}
+
+// causes lists err and everything it wraps, one a line.
+func (a *app) causes(err error) {
+	switch e := err.(type) {
+	case nil:
+	case interface{ Unwrap() []error }:
+		for _, sub := range e.Unwrap() {
+			a.causes(sub)
+		}
+	default:
+		fmt.Fprintf(a.stderr, "cause: %T: %s\n", err, oneLine(err.Error()))
+		a.causes(errors.Unwrap(err))
+	}
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -33,15 +33,15 @@ type generateCmd struct {
 	MinP        float64 `name:"min-p" default:"0" placeholder:"P" help:"Choose among tokens at least P times as likely as the likeliest (default: ${default})."`
 	Seed        uint64  `default:"0" placeholder:"N" help:"The same seed gives the same text (default: ${default})."`
 
-	RepeatPenalty    float64           `default:"1" placeholder:"X" help:"Divide the logits of tokens seen before; 1: off (default: ${default})."`
-	PresencePenalty  float64           `default:"0" placeholder:"X" help:"Subtract from the logits of tokens generated before (default: ${default})."`
-	FrequencyPenalty float64           `default:"0" placeholder:"X" help:"Subtract as often as a token was generated (default: ${default})."`
-	PenaltyWindow    int               `default:"0" placeholder:"N" help:"Last tokens that penalties see; 0: all (default: ${default})."`
-	LogitBias        map[string]string `placeholder:"TOKEN=BIAS" mapsep:"," help:"Add to the logit of a token id; -inf bans it. May be repeated."`
-	Stop             []string          `sep:"none" placeholder:"TEXT" help:"Stop before this text. May be repeated."`
-	IgnoreEnd        bool              `help:"Go on after the tokens that end a text."`
-	Special          bool              `help:"Read the texts of special tokens in the prompt as those tokens."`
-	Logprobs         int               `default:"-1" placeholder:"N" help:"With --json: log probabilities, and of the N likeliest tokens."`
+	RepeatPenalty    float64  `default:"1" placeholder:"X" help:"Divide the logits of tokens seen before; 1: off (default: ${default})."`
+	PresencePenalty  float64  `default:"0" placeholder:"X" help:"Subtract from the logits of tokens generated before (default: ${default})."`
+	FrequencyPenalty float64  `default:"0" placeholder:"X" help:"Subtract as often as a token was generated (default: ${default})."`
+	PenaltyWindow    int      `default:"0" placeholder:"N" help:"Last tokens that penalties see; 0: all (default: ${default})."`
+	LogitBias        []string `sep:"none" placeholder:"TOKEN=BIAS" help:"Add to the logit of a token id; -inf bans it. May be repeated."`
+	Stop             []string `sep:"none" placeholder:"TEXT" help:"Stop before this text. May be repeated."`
+	IgnoreEnd        bool     `help:"Go on after the tokens that end a text."`
+	Special          bool     `help:"Read the texts of special tokens in the prompt as those tokens."`
+	Logprobs         int      `default:"-1" placeholder:"N" help:"With --json: log probabilities, and of the N likeliest tokens."`
 
 	JSON     bool `name:"json" help:"Print one JSON object at the end."`
 	NoStream bool `help:"Print the text at the end, not as it comes."`
@@ -219,11 +219,12 @@ func (c *generateCmd) request() (chat.Request, error) {
 
 func (c *generateCmd) biases() (map[int32]float32, error) {
 	out := map[int32]float32{}
-	for token, text := range c.LogitBias {
+	for _, arg := range c.LogitBias {
+		token, text, _ := strings.Cut(arg, "=")
 		id, err1 := strconv.ParseInt(token, 10, 32)
 		b, err2 := strconv.ParseFloat(text, 32)
 		if err1 != nil || err2 != nil {
-			return nil, &usageError{fmt.Sprintf("--logit-bias %s=%s is not TOKEN=BIAS with a token id and a number", token, text), "for example --logit-bias 13=-inf"}
+			return nil, &usageError{fmt.Sprintf("--logit-bias %s is not a token id, = and a number", arg), "write TOKEN=BIAS, as in --logit-bias 13=-inf"}
 		}
 		out[int32(id)] = float32(b)
 	}
@@ -315,8 +316,8 @@ func (o *answer) summarise(r infer.Result) {
 
 // line is the summary of -u.
 func (o *answer) line() string {
-	s := fmt.Sprintf("prompt %d tokens, %.0f tok/s; answer %d tokens, %.0f tok/s; load %.0f ms; %s on %d threads; %s",
-		o.Usage.Prompt, o.Timing.PrefillPS, o.Usage.Completion, o.Timing.DecodePS, o.Timing.LoadMS, o.Kernel, o.Threads, o.FinishReason)
+	s := fmt.Sprintf("prompt %d tokens, %.0f tok/s; answer %d tokens, %.0f tok/s; load %.0f ms; %s on %s; %s",
+		o.Usage.Prompt, o.Timing.PrefillPS, o.Usage.Completion, o.Timing.DecodePS, o.Timing.LoadMS, o.Kernel, plural(o.Threads, "thread"), o.FinishReason)
 	if o.Usage.Drafted > 0 {
 		s += fmt.Sprintf("; %d of %d guesses right", o.Usage.Accepted, o.Usage.Drafted)
 	}

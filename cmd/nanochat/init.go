@@ -74,12 +74,12 @@ func (c *initCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if err := c.check(c.Out); err != nil {
-		return err
-	}
 	if conf.Model.Vocab < tokenizer.MinVocab {
 		return &usageError{fmt.Sprintf("model.vocab %d is too small for a vocabulary of bytes", conf.Model.Vocab),
 			fmt.Sprintf("it needs at least %d", tokenizer.MinVocab)}
+	}
+	if err := c.check(c.Out); err != nil {
+		return err
 	}
 	tok, err := tokenizer.NewByteLevel(conf.Model.Vocab)
 	if err != nil {

@@ -95,7 +95,7 @@ func (a *app) run(args []string) (code int) {
 	left := errors.New("help was shown")
 	defer func() {
 		if r := recover(); r != nil {
-			if r == left { //nolint:errorlint // the very value that was thrown
+			if r == left {
 				code = exitOK
 				return
 			}

@@ -75,3 +75,11 @@ func countText(n int64) string {
 	}
 	return fmt.Sprint(n)
 }
+
+// plural is n and the noun: 1 thread, 2 threads.
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

@@ -77,10 +77,10 @@ func (x *Act) Set(s *Set, t int, v []float32) {
 // GEMMScratch is the scratch TernaryGEMM needs for n tokens of length cols, in bytes.
 func GEMMScratch(n, cols int) int {
 	stride := ActStride(cols)
-	// The tokens once more in the order of the kernel, their sums (at most one
-	// per 16 columns), one block of unpacked weights, one block of f32 results,
-	// and slack to align each to 64 bytes.
-	return n*stride + n*(stride/16)*4 + 16*stride + n*16*4 + 16*64
+	// The tokens once more in the order of the kernel, partial results of two
+	// blocks of rows, the tokens' sums (at most one per 16 columns), their gains,
+	// and slack to align to 64 bytes.
+	return n*stride + n*2*TileSide*4 + n*(stride/16)*4 + n*4 + 64
 }
 
 func ternaryGo(s *Set) {

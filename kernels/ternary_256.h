@@ -4,6 +4,7 @@
  *   NC_TARGET           its target attribute
  *   NC_NAME(op)         nc_<op>_<isa>
  *   DOT(acc, w, x)      acc plus products of codes w (u8) and activations x (s8)
+ *   GEMV_BLOCKS         1 or 2: blocks at a time in GEMV, by latency of DOT and registers
  *   GEMV_CHUNK          tiles after which DOT's lanes may overflow on codes 0x0c unshifted
  *   GEMM_CHUNK          the same for codes shifted down
  *   FOLD(a, b)          int32 lanes of 4a+b, for sums a and b by DOT
@@ -171,26 +172,35 @@ NC_TARGET void NC_NAME(ternary_gemv)(float *dst, const nc_ternary *w, const nc_a
 {
 	const int64_t end = (r1 + 15) / 16, pitch = (w->cols + 15) / 16 * 64;
 	int64_t b = r0 / 16;
-	for (; b + 2 <= end; b += 2) /* the last two prefetch themselves: nothing follows */
-		gemv_rows(2, dst, w, x, b, r1, w->tiles + (b + 4 <= end ? b + 2 : b) * pitch);
-	if (b < end)
+	for (; b + GEMV_BLOCKS <= end; b += GEMV_BLOCKS) { /* the last prefetch themselves */
+		int64_t next = b + 2 * GEMV_BLOCKS <= end ? b + GEMV_BLOCKS : b;
+		gemv_rows(GEMV_BLOCKS, dst, w, x, b, r1, w->tiles + next * pitch);
+	}
+	for (; b < end; b++)
 		gemv_rows(1, dst, w, x, b, r1, w->tiles + b * pitch);
 }
 
 /* GEMM: panels of up to 4 tokens against one block, 8 accumulators. */
 enum { PANEL = 4 };
 
-NC_TARGET NC_INLINE void gemm_tile(const int T, float *dst, int64_t ldd, const nc_ternary *w,
-                                   int64_t groups, const int8_t *panel, const int32_t *start,
-                                   const float *gain, int64_t b, int64_t r1)
+/* gemm_tile: block b against T tokens; partial is its part of s->sum. */
+NC_TARGET NC_INLINE void gemm_tile(const int T, const gemm_step *s, int64_t b, float *partial)
 {
+	const nc_ternary *w = s->w;
 	const int64_t tiles = (w->cols + 15) / 16, per_group = (w->group + 15) / 16;
-	const uint8_t *tile = w->tiles + b * tiles * 64;
-	const uint16_t *scale = w->scales + b * groups * 16;
+	const int64_t first = s->g0 * per_group;
+	const uint8_t *tile = w->tiles + (b * tiles + first) * 64;
+	const uint16_t *scale = w->scales + (b * s->groups + s->g0) * 16;
+	const int8_t *panel = s->panel + first * 16 * T;
+	const int32_t *start = s->start + s->g0 * T;
 	const vi mask = _mm256_set1_epi8(3);
 	vf sum[2][PANEL];
-	NC_UNROLL for (int t = 0; t < T; t++) sum[0][t] = sum[1][t] = _mm256_setzero_ps();
-	for (int64_t g = 0; g < groups; g++) {
+	NC_UNROLL for (int t = 0; t < T; t++)
+	{
+		sum[0][t] = s->g0 ? _mm256_loadu_ps(partial + 16 * t) : _mm256_setzero_ps();
+		sum[1][t] = s->g0 ? _mm256_loadu_ps(partial + 16 * t + 8) : _mm256_setzero_ps();
+	}
+	for (int64_t g = s->g0; g < s->g1; g++) {
 		int64_t left = tiles - g * per_group < per_group ? tiles - g * per_group : per_group;
 		vi total[2][PANEL];
 		NC_UNROLL for (int t = 0; t < T; t++)
@@ -235,19 +245,23 @@ NC_TARGET NC_INLINE void gemm_tile(const int T, float *dst, int64_t ldd, const n
 	}
 	NC_UNROLL for (int t = 0; t < T; t++)
 	{
-		vf scaled = _mm256_set1_ps(gain[t]);
-		store8(dst + t * ldd + 16 * b, _mm256_mul_ps(scaled, sum[0][t]), r1 - 16 * b);
-		store8(dst + t * ldd + 16 * b + 8, _mm256_mul_ps(scaled, sum[1][t]), r1 - 16 * b - 8);
+		if (s->g1 < s->groups) {
+			_mm256_storeu_ps(partial + 16 * t, sum[0][t]);
+			_mm256_storeu_ps(partial + 16 * t + 8, sum[1][t]);
+		} else {
+			vf gain = _mm256_set1_ps(s->gain[t]);
+			float *dst = s->dst + t * s->ldd + 16 * b;
+			store8(dst, _mm256_mul_ps(gain, sum[0][t]), s->r1 - 16 * b);
+			store8(dst + 8, _mm256_mul_ps(gain, sum[1][t]), s->r1 - 16 * b - 8);
+		}
 	}
 }
 
 #define GEMM_TILE(T)                                                                           \
-	NC_TARGET static __attribute__((noinline)) void gemm_tile_##T(                             \
-		float *dst, int64_t ldd, const nc_ternary *w, int64_t groups, const int8_t *panel,     \
-		const int32_t *start, const float *gain, int64_t b, int64_t end, int64_t r1)           \
+	NC_TARGET static __attribute__((noinline)) void gemm_tile_##T(const gemm_step *s)          \
 	{                                                                                          \
-		for (; b < end; b++)                                                                   \
-			gemm_tile(T, dst, ldd, w, groups, panel, start, gain, b, r1);                      \
+		for (int64_t b = s->b; b < s->end; b++)                                                \
+			gemm_tile(T, s, b, s->sum + (b - s->b) * T * 16);                                  \
 	}
 GEMM_TILE(1)
 GEMM_TILE(2)
@@ -259,5 +273,5 @@ NC_TARGET void NC_NAME(ternary_gemm)(float *dst, int64_t ldd, const nc_ternary *
 {
 	static gemm_tile_fn *const tile[PANEL + 1] = {NULL, gemm_tile_1, gemm_tile_2, gemm_tile_3,
 	                                              gemm_tile_4};
-	gemm_panels(tile, PANEL, 2, dst, ldd, w, x, r0, r1, scratch);
+	gemm_panels(tile, PANEL, dst, ldd, w, x, r0, r1, scratch);
 }

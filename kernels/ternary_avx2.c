@@ -5,6 +5,7 @@
 #define NC_TARGET NC_AVX2
 #define NC_NAME(op) nc_##op##_avx2
 #define DOT(acc, w, x) _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, x))
+#define GEMV_BLOCKS 1
 #define GEMV_CHUNK 5  /* 5 * 2 * 3048 < 2^15 */
 #define GEMM_CHUNK 10 /* 10 * 4 * 762 < 2^15 */
 #define WIDEN(a) _mm256_madd_epi16(a, _mm256_set1_epi16(1))

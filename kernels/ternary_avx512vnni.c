@@ -9,6 +9,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "ternary_gemm.h"
+
 #define NC_TARGET NC_AVX512VNNI
 
 typedef __m512i vi;
@@ -155,18 +157,21 @@ NC_TARGET NC_INLINE void dot2(vi *acc0, vi *acc1, vi w0, vi w1, const int8_t *a)
 	                 : "v"(w0), "v"(w1), "m"(*(const int32_t(*)[1])a));
 }
 
-NC_TARGET NC_INLINE void gemm_tile(const int R, const int T, float *dst, int64_t ldd,
-                                   const nc_ternary *w, int64_t groups, const int8_t *panel,
-                                   const int32_t *start, const float *gain, int64_t b, int64_t r1)
+/* gemm_tile: R blocks from s->b against T tokens. */
+NC_TARGET NC_INLINE void gemm_tile(const int R, const int T, const gemm_step *s)
 {
+	const nc_ternary *w = s->w;
 	const int64_t tiles = (w->cols + 15) / 16, per_group = (w->group + 15) / 16;
-	const int64_t pitch = tiles * 64;
-	const uint8_t *tile = w->tiles + b * pitch;
-	const uint16_t *scale = w->scales + b * groups * 16;
+	const int64_t pitch = tiles * 64, first = s->g0 * per_group;
+	const uint8_t *tile = w->tiles + s->b * pitch + first * 64;
+	const uint16_t *scale = w->scales + (s->b * s->groups + s->g0) * 16;
+	const int8_t *panel = s->panel + first * 16 * T;
+	const int32_t *start = s->start + s->g0 * T;
 	const vi mask = _mm512_set1_epi8(3);
 	vf sum[2 * PANEL];
-	NC_UNROLL for (int i = 0; i < R * T; i++) sum[i] = _mm512_setzero_ps();
-	for (int64_t g = 0; g < groups; g++) {
+	NC_UNROLL for (int i = 0; i < R * T; i++)
+		sum[i] = s->g0 ? _mm512_loadu_ps(s->sum + 16 * i) : _mm512_setzero_ps();
+	for (int64_t g = s->g0; g < s->g1; g++) {
 		int64_t n = tiles - g * per_group < per_group ? tiles - g * per_group : per_group;
 		vi acc[2][PANEL];
 		NC_UNROLL for (int t = 0; t < T; t++)
@@ -200,7 +205,7 @@ NC_TARGET NC_INLINE void gemm_tile(const int R, const int T, float *dst, int64_t
 		}
 		vf s0 = scales16(scale), s1 = s0;
 		if (R == 2)
-			s1 = scales16(scale + groups * 16);
+			s1 = scales16(scale + s->groups * 16);
 		scale += 16;
 		NC_UNROLL for (int t = 0; t < T; t++)
 		{
@@ -209,21 +214,24 @@ NC_TARGET NC_INLINE void gemm_tile(const int R, const int T, float *dst, int64_t
 				sum[T + t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[1][t]), s1, sum[T + t]);
 		}
 	}
+	if (s->g1 < s->groups) {
+		NC_UNROLL for (int i = 0; i < R * T; i++) _mm512_storeu_ps(s->sum + 16 * i, sum[i]);
+		return;
+	}
 	NC_UNROLL for (int r = 0; r < R; r++)
 		NC_UNROLL for (int t = 0; t < T; t++)
-			_mm512_mask_storeu_ps(dst + t * ldd + 16 * (b + r), row_mask(r1 - 16 * (b + r)),
-			                      _mm512_mul_ps(_mm512_set1_ps(gain[t]), sum[r * T + t]));
+			_mm512_mask_storeu_ps(s->dst + t * s->ldd + 16 * (s->b + r),
+			                      row_mask(s->r1 - 16 * (s->b + r)),
+			                      _mm512_mul_ps(_mm512_set1_ps(s->gain[t]), sum[r * T + t]));
 }
 
 #define GEMM_TILE(T)                                                                           \
-	NC_TARGET static __attribute__((noinline)) void gemm_tile_##T(                             \
-		float *dst, int64_t ldd, const nc_ternary *w, int64_t groups, const int8_t *panel,     \
-		const int32_t *start, const float *gain, int64_t b, int64_t end, int64_t r1)           \
+	NC_TARGET static __attribute__((noinline)) void gemm_tile_##T(const gemm_step *s)          \
 	{                                                                                          \
-		for (; b + 2 <= end; b += 2)                                                           \
-			gemm_tile(2, T, dst, ldd, w, groups, panel, start, gain, b, r1);                   \
-		if (b < end)                                                                           \
-			gemm_tile(1, T, dst, ldd, w, groups, panel, start, gain, b, r1);                   \
+		if (s->end - s->b == 2)                                                                \
+			gemm_tile(2, T, s);                                                                \
+		else                                                                                   \
+			gemm_tile(1, T, s);                                                                \
 	}
 GEMM_TILE(1)
 GEMM_TILE(2)
@@ -234,14 +242,12 @@ GEMM_TILE(6)
 GEMM_TILE(7)
 GEMM_TILE(8)
 
-#include "ternary_gemm.h"
-
 NC_TARGET void nc_ternary_gemm_avx512vnni(float *dst, int64_t ldd, const nc_ternary *w,
                                           const nc_act *x, int64_t r0, int64_t r1, uint8_t *scratch)
 {
 	static gemm_tile_fn *const tile[PANEL + 1] = {
 		NULL, gemm_tile_1, gemm_tile_2, gemm_tile_3, gemm_tile_4, gemm_tile_5, gemm_tile_6,
 		gemm_tile_7, gemm_tile_8};
-	gemm_panels(tile, PANEL, 2, dst, ldd, w, x, r0, r1, scratch);
+	gemm_panels(tile, PANEL, dst, ldd, w, x, r0, r1, scratch);
 }
 #endif

@@ -4,6 +4,7 @@
 #define NC_TARGET NC_AVX512VNNI
 #define NC_NAME(op) nc_##op##_avx512vnni256
 #define DOT(acc, w, x) _mm256_dpbusd_epi32(acc, w, x)
+#define GEMV_BLOCKS 2
 #define GEMV_CHUNK INT64_MAX /* 32-bit lanes hold a whole group */
 #define GEMM_CHUNK INT64_MAX
 #define WIDEN(a) (a)

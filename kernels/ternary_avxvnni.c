@@ -3,6 +3,7 @@
 #define NC_TARGET NC_AVXVNNI
 #define NC_NAME(op) nc_##op##_avxvnni
 #define DOT(acc, w, x) _mm256_dpbusd_avx_epi32(acc, w, x)
+#define GEMV_BLOCKS 2
 #define GEMV_CHUNK INT64_MAX /* 32-bit lanes hold a whole group */
 #define GEMM_CHUNK INT64_MAX
 #define WIDEN(a) (a)

@@ -153,18 +153,22 @@ enum { PANEL = 4 };
 		NC_UNROLL for (int h = 0; h < 4; h++) sdot(acc[t][h], code[h], v, t); \
 	}
 
-NC_NEON NC_INLINE void gemm_tile(const int T, float *dst, int64_t ldd, const nc_ternary *w,
-                                 int64_t groups, const int8_t *panel, const int32_t *start,
-                                 const float *gain, int64_t b, int64_t r1)
+/* gemm_tile: block b against T tokens; partial is its part of s->sum. */
+NC_NEON NC_INLINE void gemm_tile(const int T, const gemm_step *s, int64_t b, float *partial)
 {
+	const nc_ternary *w = s->w;
 	const int64_t tiles = (w->cols + 15) / 16, per_group = (w->group + 15) / 16;
-	const uint8_t *tile = w->tiles + b * tiles * 64;
-	const uint16_t *scale = w->scales + b * groups * 16;
+	const int64_t first = s->g0 * per_group;
+	const uint8_t *tile = w->tiles + (b * tiles + first) * 64;
+	const uint16_t *scale = w->scales + (b * s->groups + s->g0) * 16;
+	const int8_t *panel = s->panel + first * 16 * T;
+	const int32_t *start = s->start + s->g0 * T;
 	const uint8x16_t mask = vdupq_n_u8(3);
 	vf sum[PANEL][4];
 	NC_UNROLL for (int t = 0; t < T; t++)
-		NC_UNROLL for (int h = 0; h < 4; h++) sum[t][h] = vdupq_n_f32(0);
-	for (int64_t g = 0; g < groups; g++) {
+		NC_UNROLL for (int h = 0; h < 4; h++)
+			sum[t][h] = s->g0 ? vld1q_f32(partial + 16 * t + 4 * h) : vdupq_n_f32(0);
+	for (int64_t g = s->g0; g < s->g1; g++) {
 		int64_t n = tiles - g * per_group < per_group ? tiles - g * per_group : per_group;
 		vi acc[PANEL][4];
 		NC_UNROLL for (int t = 0; t < T; t++)
@@ -200,25 +204,28 @@ NC_NEON NC_INLINE void gemm_tile(const int T, float *dst, int64_t ldd, const nc_
 		}
 		NC_UNROLL for (int h = 0; h < 4; h++)
 		{
-			vf s = scales4(scale + 4 * h);
+			vf f = scales4(scale + 4 * h);
 			NC_UNROLL for (int t = 0; t < T; t++)
-				sum[t][h] = vfmaq_f32(sum[t][h], vcvtq_f32_s32(acc[t][h]), s);
+				sum[t][h] = vfmaq_f32(sum[t][h], vcvtq_f32_s32(acc[t][h]), f);
 		}
 		scale += 16;
 	}
 	NC_UNROLL for (int t = 0; t < T; t++)
 		NC_UNROLL for (int h = 0; h < 4; h++)
-			store4(dst + t * ldd + 16 * b + 4 * h, vmulq_f32(vdupq_n_f32(gain[t]), sum[t][h]),
-			       r1 - 16 * b - 4 * h);
+		{
+			if (s->g1 < s->groups)
+				vst1q_f32(partial + 16 * t + 4 * h, sum[t][h]);
+			else
+				store4(s->dst + t * s->ldd + 16 * b + 4 * h,
+				       vmulq_f32(vdupq_n_f32(s->gain[t]), sum[t][h]), s->r1 - 16 * b - 4 * h);
+		}
 }
 
 #define GEMM_TILE(T)                                                                           \
-	NC_NEON static __attribute__((noinline)) void gemm_tile_##T(                               \
-		float *dst, int64_t ldd, const nc_ternary *w, int64_t groups, const int8_t *panel,     \
-		const int32_t *start, const float *gain, int64_t b, int64_t end, int64_t r1)           \
+	NC_NEON static __attribute__((noinline)) void gemm_tile_##T(const gemm_step *s)            \
 	{                                                                                          \
-		for (; b < end; b++)                                                                   \
-			gemm_tile(T, dst, ldd, w, groups, panel, start, gain, b, r1);                      \
+		for (int64_t b = s->b; b < s->end; b++)                                                \
+			gemm_tile(T, s, b, s->sum + (b - s->b) * T * 16);                                  \
 	}
 GEMM_TILE(1)
 GEMM_TILE(2)
@@ -230,6 +237,6 @@ NC_NEON void nc_ternary_gemm_neon(float *dst, int64_t ldd, const nc_ternary *w, 
 {
 	static gemm_tile_fn *const tile[PANEL + 1] = {NULL, gemm_tile_1, gemm_tile_2, gemm_tile_3,
 	                                              gemm_tile_4};
-	gemm_panels(tile, PANEL, 2, dst, ldd, w, x, r0, r1, scratch);
+	gemm_panels(tile, PANEL, dst, ldd, w, x, r0, r1, scratch);
 }
 #endif

@@ -121,12 +121,12 @@ type Query struct {
 // no result depends on the split. dst comes first. Wrong lengths panic with a
 // message that starts "kernels:"; they are programmer errors.
 type Set struct {
-	// Name is "go", "scalar", "avx2", "avxvnni", "avx512vnni" or "neon".
+	// Name is "go", "scalar", "avx2", "avxvnni", "avx512vnni256", "avx512vnni" or "neon".
 	Name string
 
 	// Quantize writes q (len(x) values, then zeros to len(q)) and sums (one per
-	// group of x) and returns the scale a = max|x|/127 with q = roundHalfToEven(x/a).
-	// If a is zero or not finite q is all zero.
+	// group of x) and returns the scale a = max|x|/127 with q = roundHalfToEven(x/a),
+	// kept within ±127 where a is subnormal. If a is zero or not finite q is all zero.
 	Quantize func(q []int8, sums []int32, x []float32, group int) float32
 	// RMSNormQuantize is RMSNorm into norm, then Quantize of norm. norm may be x.
 	RMSNormQuantize func(q []int8, sums []int32, norm, x, weight []float32, eps float32, group int) float32

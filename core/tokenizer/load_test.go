@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"math"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -353,4 +354,23 @@ func FuzzFromMetadata(f *testing.F) {
 		})
 		mustWork(t, tok, err)
 	})
+}
+
+// BenchmarkLoad/N: the time to make a tokenizer of N tokens from metadata.
+func BenchmarkLoad(b *testing.B) {
+	docs := make([]string, 16)
+	for i := range docs {
+		docs[i] = randomText(rand.New(rand.NewPCG(81, uint64(i))), 1<<18)
+	}
+	for _, size := range []int{16384, 65536} {
+		tok, err := Train(b.Context(), documents(docs), TrainOptions{VocabSize: size}, nil)
+		require.NoError(b, err)
+		m := asMap(tok)
+		b.Run(strconv.Itoa(size), func(b *testing.B) {
+			for b.Loop() {
+				_, err := FromMetadata("", m)
+				require.NoError(b, err)
+			}
+		})
+	}
 }

@@ -42,7 +42,7 @@ func (t *Tokenizer) Encode(dst []int32, text string, o EncodeOptions) []int32 {
 func (t *Tokenizer) encodeText(dst []int32, e *encoder, text string) []int32 {
 	next, class := t.pre.next, t.class
 	for len(text) > 0 {
-		n := next(class, text)
+		n := min(next(class, text), maxPiece)
 		dst = t.encodePiece(dst, e, text[:n])
 		text = text[n:]
 	}
@@ -82,6 +82,7 @@ func (t *Tokenizer) encodePiece(dst []int32, e *encoder, piece string) []int32 {
 }
 
 const (
+	maxPiece    = 1 << 28 // longest piece, in bytes, that is merged as one: places are int32
 	shortPiece  = 48      // longest piece, in bytes, for mergeShort
 	cacheSize   = 1 << 13 // entries of the cache of pieces, a power of two
 	cachedBytes = 30      // longest piece in the cache

@@ -75,6 +75,18 @@ func (s *spm) encode(dst []int32, e *encoder, text string) []int32 {
 	if s.addSpace {
 		text = " " + text
 	}
+	for len(text) > maxPiece {
+		n := maxPiece
+		for n > maxPiece-utf8.UTFMax && !utf8.RuneStart(text[n]) {
+			n--
+		}
+		dst, text = s.encodePart(dst, e, text[:n]), text[n:]
+	}
+	return s.encodePart(dst, e, text)
+}
+
+// encodePart is encode for a text of at most maxPiece bytes.
+func (s *spm) encodePart(dst []int32, e *encoder, text string) []int32 {
 	// The symbols are a linked list over the bytes of text: a symbol lives at its
 	// first byte and ends where the next one begins.
 	n := len(text)

@@ -24,7 +24,7 @@
 /* Tiles of the float products: rows x tokens, and the same for Q8_0. */
 enum { VF_ROWS = 4, VF_TOKENS = 4, VF_Q8_ROWS = 2, VF_Q8_TOKENS = 8 };
 /* Tiles of attention: rows x vectors, for scores and for values. */
-enum { VF_SCORE_ROWS = 4, VF_SCORE_VECS = 2, VF_VALUE_ROWS = 4, VF_VALUE_VECS = 4 };
+enum { VF_SCORE_ROWS = 4, VF_SCORE_VECS = 1, VF_VALUE_ROWS = 4, VF_VALUE_VECS = 4 };
 
 typedef __m512 vf;
 

@@ -2,6 +2,7 @@ package sample
 
 import (
 	"math"
+	"math/bits"
 
 	"github.com/architehc/nanochat/kernels"
 )
@@ -64,15 +65,13 @@ func (ws *Workspace) drawWide(o Options, best int, unit float64) int32 {
 	}
 	if cut > low {
 		m := 0
-		mass = 0
 		for i, v := range ws.q[:n] {
 			if float64(v) >= cut {
 				ws.q[m], ws.ids[m] = v, ws.ids[i]
-				mass += float64(v)
 				m++
 			}
 		}
-		n = m
+		n, mass = m, sum(ws.q[:m])
 	}
 	return ws.ids[walk(ws.q[:n], float64(unit*mass))]
 }
@@ -92,10 +91,7 @@ func (ws *Workspace) gather(low float64) (n int, mass float64) {
 			n++
 		}
 	}
-	for _, v := range q[:n] {
-		mass += float64(v)
-	}
-	return n, mass
+	return n, sum(q[:n])
 }
 
 // A boundary separates the beginning of the order (p descending, id ascending)
@@ -108,27 +104,31 @@ type boundary struct {
 // digit is the number of bits of a key that one pass of findEdge looks at.
 const digit = 11
 
-// findEdge finds the boundary of the shortest beginning of the n candidates
+// findEdge finds the boundary of the shortest beginning of the n ≥ 1 candidates
 // that has count tokens or holds mass, whichever is first. For p ≥ 0 the bits
 // of a float32 order as the number does, so this is a radix select: each pass
-// finds the bin of the next digit in which the beginning ends.
+// divides the keys that are left into bins and finds the one in which the
+// beginning ends.
 func (ws *Workspace) findEdge(n, count int, mass float64) boundary {
-	prefix, mask := uint32(0), uint32(0)
-	for shift := 32 - digit; ; shift -= digit {
-		low := max(shift, 0)
-		clear(ws.bins[:])
+	lo, hi := math.Float32bits(ws.q[0]), math.Float32bits(ws.q[0])
+	for _, v := range ws.q[:n] {
+		key := math.Float32bits(v)
+		lo, hi = min(lo, key), max(hi, key)
+	}
+	for {
+		shift := max(0, bits.Len32(hi-lo)-digit)
+		used := ws.bins[:(hi-lo)>>shift+1]
+		clear(used)
 		for _, v := range ws.q[:n] {
-			key := math.Float32bits(v)
-			if key&mask == prefix {
-				b := &ws.bins[key>>low&(1<<digit-1)]
+			if key := math.Float32bits(v) - lo; key <= hi-lo {
+				b := &used[key>>shift]
 				b.count++
 				b.mass += float64(v)
 			}
 		}
-		i := len(ws.bins) - 1
-		lowest := i
+		i, lowest := len(used)-1, 0
 		for ; i >= 0; i-- {
-			b := &ws.bins[i]
+			b := &used[i]
 			if b.count == 0 {
 				continue
 			}
@@ -139,21 +139,19 @@ func (ws *Workspace) findEdge(n, count int, mass float64) boundary {
 			count -= b.count
 			mass -= b.mass
 		}
-		if i < 0 {
-			i = lowest // the sums of the bins rounded below what was asked for: all of them
-			count, mass = ws.bins[i].count, math.Inf(1)
+		if i < 0 { // rounding left less mass in the bins than was asked for: all of them
+			i = lowest
+			count, mass = used[i].count, math.Inf(1)
 		}
-		prefix |= uint32(i) << low
-		mask |= (1<<digit - 1) << low
-		if low == 0 {
-			// All in this bin are equal.
-			v := float64(math.Float32frombits(prefix))
+		lo += uint32(i) << shift
+		if shift == 0 { // all in this bin are equal
 			ties := count
-			if need := math.Ceil(mass / v); need < float64(ties) {
+			if need := math.Ceil(mass / float64(math.Float32frombits(lo))); need < float64(ties) {
 				ties = max(int(need), 1)
 			}
-			return boundary{prefix, ties}
+			return boundary{lo, ties}
 		}
+		hi = min(hi, lo+1<<shift-1)
 	}
 }
 
@@ -171,10 +169,9 @@ func (ws *Workspace) trim(n int, e boundary) (kept int, mass float64) {
 			e.ties--
 		}
 		ws.q[kept], ws.ids[kept] = v, ws.ids[i]
-		mass += float64(v)
 		kept++
 	}
-	return kept, mass
+	return kept, sum(ws.q[:kept])
 }
 
 // drawAll draws from all of ws.p: first a block of tokens, then one in it.

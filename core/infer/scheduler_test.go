@@ -262,9 +262,9 @@ func BenchmarkScheduler(b *testing.B) {
 			}
 			ctx := b.Context()
 			for b.Loop() {
-				for _, s := range streams {
-					if _, err := s.Next(ctx); err != nil {
-						b.Fatal(err)
+				for i, s := range streams {
+					if _, err := s.Next(ctx); err != nil { // the context is full
+						streams[i] = generate(b, e, Request{Prompt: prompt(10, uint64(i))})
 					}
 				}
 			}

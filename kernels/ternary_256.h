@@ -18,6 +18,14 @@
 typedef __m256i vi;
 typedef __m256 vf;
 
+/* HOLD fixes the value and the order of an accumulator's steps. Left alone, gcc regroups
+ * the sums of an unrolled loop and spills what no longer fits 16 registers. */
+#if defined(__clang__)
+#define HOLD(v) (void)0
+#else
+#define HOLD(v) __asm__ volatile("" : "+v"(v))
+#endif
+
 NC_TARGET NC_INLINE vi broadcast4(const void *p)
 {
 	int32_t v;
@@ -143,8 +151,12 @@ NC_TARGET NC_INLINE void gemv_rows(const int R, float *dst, const nc_ternary *w,
 					vi u = _mm256_srli_epi16(v, 4);
 					lo[h] = DOT(lo[h], _mm256_and_si256(v, m0), x0);
 					hi[h] = DOT(hi[h], _mm256_and_si256(v, m1), x1);
+					HOLD(lo[h]);
+					HOLD(hi[h]);
 					lo[h] = DOT(lo[h], _mm256_and_si256(u, m0), x2);
 					hi[h] = DOT(hi[h], _mm256_and_si256(u, m1), x3);
+					HOLD(lo[h]);
+					HOLD(hi[h]);
 				}
 				NC_UNROLL for (int r = 0; r < R; r++)
 					_mm_prefetch((const char *)(next + r * pitch), _MM_HINT_T0);
@@ -222,6 +234,8 @@ NC_TARGET NC_INLINE void gemm_tile(const int T, const gemm_step *s, int64_t b, f
 						vi a = broadcast4(panel + 4 * (c * T + t));
 						acc[0][t] = DOT(acc[0][t], w0, a);
 						acc[1][t] = DOT(acc[1][t], w1, a);
+						HOLD(acc[0][t]);
+						HOLD(acc[1][t]);
 					}
 					v0 = _mm256_srli_epi16(v0, 2);
 					v1 = _mm256_srli_epi16(v1, 2);

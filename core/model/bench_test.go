@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -26,7 +27,11 @@ func BenchmarkForward(b *testing.B) {
 	for _, streams := range []int{1, 2} {
 		c := nano()
 		c.Streams = streams
-		m := initModel(b, c, 1, nil)
+		if v := os.Getenv("LAYERS"); v != "" {
+			fmt.Sscan(v, &c.Layers, &c.Vocab)
+		}
+		m, err := Init(c, 1, Options{HugePages: os.Getenv("HUGE") != ""})
+		require.NoError(b, err)
 		for threads := 1; threads <= min(2, team.DefaultSize()); threads++ {
 			b.Run(fmt.Sprintf("decode/n=%d/threads=%d", streams, threads), func(b *testing.B) { benchmark(b, m, threads, 1, 128) })
 			b.Run(fmt.Sprintf("prefill/n=%d/threads=%d", streams, threads), func(b *testing.B) { benchmark(b, m, threads, 512, 512) })
@@ -52,4 +57,12 @@ func benchmark(b *testing.B, m *Model, threads, n, limit int) {
 		require.NoError(b, m.Forward(w, p, step))
 	}
 	b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "tok/s")
+}
+
+// BenchmarkInit makes random weights of the 125M shape.
+func BenchmarkInit(b *testing.B) {
+	for b.Loop() {
+		_, err := Init(nano(), 1, Options{})
+		require.NoError(b, err)
+	}
 }

@@ -25,7 +25,7 @@ func Init(c config.Model, seed uint64, o Options) (*Model, error) {
 	if err := checkStorage(c); err != nil {
 		return nil, err
 	}
-	m, err := newModel(c, "nanochat", o.withDefaults())
+	m, err := newModel(c, arch, o.withDefaults())
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func Init(c config.Model, seed uint64, o Options) (*Model, error) {
 	if err := parallel(len(g.jobs), func(i int) error { return g.jobs[i]() }); err != nil {
 		return nil, err
 	}
-	return m, m.finish()
+	return m, m.finish(o)
 }
 
 // newModel is a model of shape c without weights.
@@ -98,16 +98,29 @@ func (g *generator) dense(w *kernels.Dense, rows, cols int, t kernels.DType, std
 	for r0 := 0; r0 < rows; r0 += initRows {
 		g.jobs = append(g.jobs, func() error {
 			row := make([]float32, cols)
-			src := rng.New(g.seed, stream)
 			for r := r0; r < min(r0+initRows, rows); r++ {
-				src.At(uint64(r) * uint64(cols+cols&1) * 2)
-				src.FillNormal(row, std)
+				g.bell(row, stream, uint64(r)*uint64((cols+3)/4), std)
 				if err := gguf.Quantize(w.Data[r*size:(r+1)*size], gguf.Type(t), row); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
+	}
+}
+
+// bell fills dst with numbers that are nearly normal, each the sum of the four
+// bytes of a word, from the words of a stream, four from each block on.
+func (g *generator) bell(dst []float32, stream, block uint64, std float64) {
+	const mean, variance = 4 * 127.5, 4 * (256*256 - 1) / 12.0
+	scale := float32(std / math.Sqrt(variance))
+	for i := 0; i < len(dst); i += 4 {
+		words := rng.Block(g.seed, stream, block)
+		block++
+		for k, v := range words[:min(4, len(dst)-i)] {
+			pairs := v&0x00ff00ff + v>>8&0x00ff00ff
+			dst[i+k] = (float32(pairs&0xffff+pairs>>16) - mean) * scale
+		}
 	}
 }
 

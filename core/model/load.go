@@ -51,9 +51,6 @@ func Load(f *gguf.File, o Options) (*Model, error) {
 			m.meta = append(m.meta, kv)
 		}
 	}
-	if m.cfg.TieEmbeddings {
-		m.head = m.embed
-	}
 	if m.ropeFactors != nil {
 		m.rope.factors = make([]float64, len(m.ropeFactors))
 		for i, v := range m.ropeFactors {
@@ -65,7 +62,11 @@ func Load(f *gguf.File, o Options) (*Model, error) {
 	if err := parallel(len(l.checks), func(i int) error { return l.checks[i]() }); err != nil {
 		return nil, err
 	}
-	if err := m.finish(); err != nil {
+	if m.cfg.TieEmbeddings {
+		m.head = m.embed
+	}
+	m.cfg.Embedding, m.cfg.Head = storageName(&m.embed), storageName(&m.head)
+	if err := m.finish(o); err != nil {
 		return nil, f.Errorf(nil, "%v", err)
 	}
 	return m, nil
@@ -109,11 +110,6 @@ func (l *loader) own() error {
 	}
 	if m.rope.rotary == 0 {
 		m.rope.rotary = m.cfg.HeadDim
-	}
-	// The storage types are those of the tensors.
-	m.cfg.Embedding, m.cfg.Head = l.storage("token_embd.weight"), l.storage("output.weight")
-	if m.cfg.TieEmbeddings {
-		m.cfg.Head = m.cfg.Embedding
 	}
 	if err := l.shape(); err != nil {
 		return err
@@ -160,13 +156,8 @@ func (l *loader) shape() error {
 	return nil
 }
 
-// storage is the configuration's name for the type of a tensor, "" without it.
-func (l *loader) storage(name string) string {
-	if t := l.f.Tensor(name); t != nil {
-		return strings.ToLower(t.Type.String())
-	}
-	return ""
-}
+// storageName is the configuration's name for the type of w.
+func storageName(w *kernels.Dense) string { return strings.ToLower(gguf.Type(w.Type).String()) }
 
 // tensors fills every slot and reports tensors that no slot wants. linear loads a
 // projection; dense checks the tensor of an embedding.
@@ -183,7 +174,7 @@ func (l *loader) tensors(linear func(s *slot) error, dense func(s *slot, t *gguf
 				break
 			}
 			if err = dense(&s, t); err == nil {
-				err = l.matrix(s.dense, t, s.rows, s.cols)
+				err = l.importDense(s.dense, t, s.rows, s.cols)
 			}
 		case s.optional && l.f.Tensor(s.name) == nil:
 		default:

@@ -17,6 +17,9 @@ type Options struct {
 	// Context, if not 0, lowers the number of positions below what the model
 	// was made for. A larger number is an error.
 	Context int
+	// HugePages copies the matrices into memory with huge pages. Without it they
+	// are views of the file.
+	HugePages bool
 }
 
 func (o Options) withDefaults() Options {
@@ -142,14 +145,19 @@ func (l *layer) projections() [7]*linear {
 }
 
 // finish checks that the parts fit together and prepares what is computed once.
-func (m *Model) finish() error {
+func (m *Model) finish(o Options) error {
 	for i := range m.layers {
 		l := &m.layers[i]
 		l.mhcAttn.Prepare(m.set)
 		l.mhcFFN.Prepare(m.set)
 	}
-	_, err := m.inputKinds()
-	return err
+	if _, err := m.inputKinds(); err != nil {
+		return err
+	}
+	if o.HugePages {
+		return m.moveToHugePages()
+	}
+	return nil
 }
 
 func newSites(c config.Model) (sites [2]*mhc.Site, err error) {

@@ -5,50 +5,113 @@ import (
 	"strings"
 )
 
-// Markdown replaces the generated parts of a document by tables of the reports. A
+// parts are the generated parts of a document, in the order they are written.
+var parts = []string{"machine", "roofline", "kernels", "models", "profiles"}
+
+// Markdown replaces the generated parts of a document by the report's tables. A
 // part stands between the lines "<!-- begin NAME -->" and "<!-- end NAME -->";
-// the names are machine, roofline, kernels and models. A part that no report has
-// stays as it is. Of several reports with a roofline or kernels the last counts; every model is a
-// row.
-func Markdown(doc string, reports ...*Report) (string, error) {
-	parts := map[string]string{}
-	var models []*Model
-	for _, r := range reports {
-		parts["machine"] = r.machineMarkdown()
-		if r.Roofline != nil {
-			var b strings.Builder
-			r.Roofline.peakTable().markdown(&b)
-			r.Roofline.readTable().markdown(&b)
-			parts["roofline"] = b.String()
-		}
-		if len(r.Kernels) > 0 {
-			var b strings.Builder
-			kernelTable(r.Kernels).markdown(&b)
-			parts["kernels"] = b.String()
-		}
-		if r.Model != nil {
-			models = append(models, r.Model)
-		}
-	}
-	if models != nil {
-		var b strings.Builder
-		modelTable(models).markdown(&b)
-		parts["models"] = b.String()
-	}
-	for _, name := range []string{"machine", "roofline", "kernels", "models"} {
-		text, ok := parts[name]
-		if !ok {
+// the names are machine, roofline, kernels, models and profiles. A part that the
+// report does not have stays as it is. A model replaces its own row only, and a
+// profile its own table.
+func Markdown(doc string, r *Report) (string, error) {
+	for _, name := range parts {
+		if !r.has(name) {
 			continue
 		}
 		begin, end := "<!-- begin "+name+" -->", "<!-- end "+name+" -->"
 		before, rest, ok1 := strings.Cut(doc, begin)
-		_, after, ok2 := strings.Cut(rest, end)
+		old, after, ok2 := strings.Cut(rest, end)
 		if !ok1 || !ok2 {
 			return "", fmt.Errorf("bench: the document has no part %q to %q", begin, end)
 		}
-		doc = before + begin + "\n" + strings.TrimRight(text, "\n") + "\n\n" + end + after
+		doc = before + begin + "\n" + strings.TrimRight(r.part(name, old), "\n") + "\n\n" + end + after
 	}
 	return doc, nil
+}
+
+// has says whether the report has what a part shows.
+func (r *Report) has(name string) bool {
+	switch name {
+	case "roofline":
+		return r.Roofline != nil
+	case "kernels":
+		return len(r.Kernels) > 0
+	case "models":
+		return r.Model != nil
+	case "profiles":
+		return len(r.Profiles) > 0
+	}
+	return true
+}
+
+// part is the new text of a part.
+func (r *Report) part(name, old string) string {
+	var b strings.Builder
+	switch name {
+	case "machine":
+		return r.machineMarkdown()
+	case "roofline":
+		r.Roofline.peakTable().markdown(&b)
+		r.Roofline.readTable().markdown(&b)
+	case "kernels":
+		kernelTable(r.Kernels).markdown(&b)
+	case "models":
+		t := modelTable([]*Model{r.Model})
+		t.merge(old, 4)
+		t.markdown(&b)
+	case "profiles":
+		b.WriteString(mergeProfiles(old, r.Profiles))
+	}
+	return b.String()
+}
+
+// merge puts the rows of a table in markdown in front of those of t, unless t has
+// a row with the same first cells.
+func (t *table) merge(old string, keys int) {
+	fresh := map[string]bool{}
+	for _, r := range t.rows {
+		fresh[strings.Join(r[:keys], "|")] = true
+	}
+	var kept [][]string
+	lines := 0
+	for line := range strings.Lines(old) {
+		line = strings.TrimSpace(line)
+		if !strings.HasPrefix(line, "|") {
+			continue
+		}
+		lines++
+		cells := strings.Split(strings.Trim(line, "|"), "|")
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		if lines > 2 && len(cells) == len(t.header) && !fresh[strings.Join(cells[:keys], "|")] {
+			kept = append(kept, cells)
+		}
+	}
+	t.rows = append(kept, t.rows...)
+}
+
+// mergeProfiles replaces the profiles that have the same title up to the last comma
+// (the time follows it), and appends the others.
+func mergeProfiles(old string, ps []Profile) string {
+	key := func(title string) string { return title[:strings.LastIndex(title, ",")+1] }
+	fresh := map[string]bool{}
+	var b strings.Builder
+	for _, p := range ps {
+		fresh[key(profileTable(p).title)] = true
+	}
+	for _, section := range strings.Split(old, "\n**")[1:] {
+		title, _, _ := strings.Cut(section, "**")
+		if !fresh[key(title)] {
+			b.WriteString("\n**" + strings.TrimRight(section, "\n") + "\n")
+		}
+	}
+	for _, p := range ps {
+		t := profileTable(p)
+		b.WriteString("\n**" + t.title + "**\n")
+		t.markdown(&b)
+	}
+	return b.String()
 }
 
 // machineMarkdown names the machine, the program and the moment.

@@ -27,6 +27,7 @@ type Report struct {
 
 	Roofline *Roofline `json:"roofline,omitempty"`
 	Kernels  []Kernel  `json:"kernels,omitempty"`
+	Profiles []Profile `json:"profiles,omitempty"`
 	*Model
 }
 

@@ -97,21 +97,46 @@ old
 <!-- end kernels -->
 <!-- begin models -->
 <!-- end models -->
+<!-- begin profiles -->
+<!-- end profiles -->
 end`
 
 func TestMarkdown(t *testing.T) {
 	one, two := sample(1), sample(1)
 	two.Roofline, two.Kernels = nil, nil
 	two.Name = "another"
-	doc, err := Markdown(document, one, two)
+	one.Profiles = []Profile{{Model: "nano", Name: "decode", Tokens: 1, Threads: 1, Microseconds: 100, Ops: []OpTime{{"attention", 2, 70, 0.7}}}}
+	doc, err := Markdown(document, one)
 	require.NoError(t, err)
-	for _, want := range []string{"words\n", "| vpdpbusd ", "| ternary_gemv ", "| nano ", "| another ", "benchmark --roofline --kernels --json"} {
+	doc, err = Markdown(doc, two)
+	require.NoError(t, err)
+	for _, want := range []string{"words\n", "| vpdpbusd ", "| ternary_gemv ", "| nano ", "| another ", "| attention ", "benchmark --roofline --kernels --json"} {
 		require.Contains(t, doc, want)
 	}
 	require.NotContains(t, doc, "old")
-	again, err := Markdown(doc, one, two)
+	again, err := Markdown(doc, two)
 	require.NoError(t, err)
 	require.Equal(t, doc, again, "writing the same again changes nothing")
+
+	// A model replaces its own row, a profile its own table.
+	faster := sample(1)
+	faster.Roofline, faster.Kernels = nil, nil
+	faster.Prefill = Rate{TokS: 7777}
+	p := one.Profiles[0]
+	p.Ops = []OpTime{{"attention", 2, 44.4, 0.9}}
+	q := p
+	q.Threads = 2
+	faster.Profiles = []Profile{p, q}
+	doc, err = Markdown(doc, faster)
+	require.NoError(t, err)
+	require.Equal(t, 1, strings.Count(doc, "| nano "))
+	require.Equal(t, 1, strings.Count(doc, "| another "))
+	require.Contains(t, doc, "7777")
+	require.NotContains(t, doc, "70.0")
+	require.Equal(t, 2, strings.Count(doc, "44.4"))
+	doc, err = Markdown(doc, &Report{Profiles: []Profile{q}})
+	require.NoError(t, err)
+	require.Equal(t, 2, strings.Count(doc, "44.4"))
 
 	kept, err := Markdown(document, two)
 	require.NoError(t, err)

@@ -161,6 +161,9 @@ func (r *Report) tables() []*table {
 	if r.Model != nil {
 		ts = append(ts, modelTable([]*Model{r.Model}))
 	}
+	for _, p := range r.Profiles {
+		ts = append(ts, profileTable(p))
+	}
 	return ts
 }
 

@@ -6,11 +6,11 @@ import (
 )
 
 // parts are the generated parts of a document, in the order they are written.
-var parts = []string{"machine", "roofline", "kernels", "models", "profiles"}
+var parts = []string{"machine", "targets", "roofline", "kernels", "models", "profiles"}
 
 // Markdown replaces the generated parts of a document by the report's tables. A
 // part stands between the lines "<!-- begin NAME -->" and "<!-- end NAME -->";
-// the names are machine, roofline, kernels, models and profiles. A part that the
+// the names are machine, targets, roofline, kernels, models and profiles. A part that the
 // report does not have stays as it is. A model replaces its own row only, and a
 // profile its own table.
 func Markdown(doc string, r *Report) (string, error) {
@@ -32,6 +32,8 @@ func Markdown(doc string, r *Report) (string, error) {
 // has says whether the report has what a part shows.
 func (r *Report) has(name string) bool {
 	switch name {
+	case "targets":
+		return len(r.Targets()) > 0
 	case "roofline":
 		return r.Roofline != nil
 	case "kernels":
@@ -50,6 +52,10 @@ func (r *Report) part(name, old string) string {
 	switch name {
 	case "machine":
 		return r.machineMarkdown()
+	case "targets":
+		t := targetTable(r.Targets())
+		t.merge(old, 2)
+		t.markdown(&b)
 	case "roofline":
 		r.Roofline.peakTable().markdown(&b)
 		r.Roofline.readTable().markdown(&b)

@@ -114,9 +114,8 @@ func (o *ModelOptions) engine() (m *model.Model, size int64, e *infer.Engine, cl
 	if err != nil {
 		return nil, 0, nil, nil, fmt.Errorf("bench: open the model: %w", err)
 	}
-	context := m.Config().Context
 	e, err = infer.New(m, infer.Options{
-		Threads: o.Threads, Pin: o.Pin, MaxBatch: 1, MaxTokensPerStep: min(512, context),
+		Threads: o.Threads, Pin: o.Pin, MaxBatch: 1,
 		KVType: o.KVType, NoPrefixCache: true, // every repetition reads its prompt
 	})
 	if err != nil {

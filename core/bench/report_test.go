@@ -87,6 +87,8 @@ func TestCompare(t *testing.T) {
 }
 
 const document = `# Speed
+<!-- begin targets -->
+<!-- end targets -->
 <!-- begin machine -->
 <!-- end machine -->
 words
@@ -100,6 +102,33 @@ old
 <!-- begin profiles -->
 <!-- end profiles -->
 end`
+
+func TestTargets(t *testing.T) {
+	r := sample(1)
+	gemv := Kernel{Op: "ternary_gemv", Kernel: "avx512vnni", M: 2048, K: 2048, N: 1, Group: 128, Threads: 1, GOPS: 200, PeakGOPS: 400, ReadGOPS: 300, FractionOfPeak: 0.5}
+	two, avx2, cold, row := gemv, gemv, gemv, gemv
+	two.Threads = 2
+	avx2.Kernel, avx2.GOPS = "avx2", 150
+	cold.M, cold.K, cold.Threads = 32768, 8192, 2
+	row.Group = 2048
+	r.Kernels = []Kernel{gemv, two, avx2, cold, row}
+	r.Name, r.Threads, r.RSS, r.ModelBytes, r.KVBytes = "nano-125m.gguf", 2, 130, 100, 10
+	r.Decode.TokS = 2100
+	var got []string
+	for _, x := range r.Targets() {
+		got = append(got, fmt.Sprintf("%s|%d|%g|%t", x.What, x.Threads, x.Have, x.Reached))
+	}
+	require.Equal(t, []string{
+		"GEMV 2048×2048|1|0.5|true",
+		"GEMV 2048×2048 with AVX2|1|150|false",
+		"GEMV 32768×8192|2|0.6667|false",
+		"nano-125m.gguf: decode|2|2100|true",
+		"nano-125m.gguf: prefill of 512|2|3000|false",
+		"nano-125m.gguf: load to first logits|2|50|true",
+		"nano-125m.gguf: resident memory|2|1.196|false",
+	}, got)
+	require.Empty(t, (&Report{}).Targets())
+}
 
 func TestMarkdown(t *testing.T) {
 	one, two := sample(1), sample(1)

@@ -161,6 +161,9 @@ func (r *Report) tables() []*table {
 	if r.Model != nil {
 		ts = append(ts, modelTable([]*Model{r.Model}))
 	}
+	if targets := r.Targets(); len(targets) > 0 {
+		ts = append(ts, targetTable(targets))
+	}
 	for _, p := range r.Profiles {
 		ts = append(ts, profileTable(p))
 	}

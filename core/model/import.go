@@ -23,7 +23,6 @@ func (l *loader) importLinear(s *slot, t, gain *gguf.Tensor, forceTernary bool) 
 	blocks := t.Type == gguf.TQ1_0 || t.Type == gguf.TQ2_0
 	switch {
 	case blocks:
-		l.m.cfg.Group = 256
 		w, err = ternary.New(s.rows, s.cols, 256)
 	case t.Type == gguf.I2_S, forceTernary:
 		w, err = ternary.New(s.rows, s.cols, 0)
@@ -135,18 +134,25 @@ func fromBlocks(w *kernels.Ternary, t *gguf.Tensor) error {
 // half1 is 1 in half precision.
 const half1 = 0x3c00
 
-// fromFloats fills w, one gain for the whole matrix, from the values of t: exactly
-// if these are a scale times -1, 0 and 1, else by mean magnitude.
+// fromFloats fills w from the values of t: exactly if these are a scale times -1, 0
+// and 1, one scale for the tensor or per group of some length, which w then has;
+// else one scale for the tensor by mean magnitude. A scale for the whole tensor
+// becomes part of the gain.
 func fromFloats(w *kernels.Ternary, t *gguf.Tensor) error {
 	values := make([]float32, w.Rows*w.Cols)
 	if err := gguf.Dequantize(values, t.Type, t.Data); err != nil {
 		return err
 	}
+	rowOf := func(r int) ([]float32, error) { return values[r*w.Cols : (r+1)*w.Cols], nil }
 	d, exact := commonScale(values)
 	switch {
 	case t.Type == gguf.I2_S:
 		d = gguf.TailScale(t.Data)
-	case !exact:
+	case exact:
+	default:
+		if g, err := exactGroup(w.Rows, w.Cols, rowOf); err == nil {
+			return fromGroups(w, g, values)
+		}
 		sum := 0.0
 		for _, v := range values {
 			sum += math.Abs(float64(v))
@@ -171,6 +177,44 @@ func fromFloats(w *kernels.Ternary, t *gguf.Tensor) error {
 		}
 		return trits[:rows*w.Cols], scales[:rows], nil
 	})
+}
+
+// fromGroups makes w the matrix of values that are exact in groups, 0 for rows.
+func fromGroups(w *kernels.Ternary, group int, values []float32) error {
+	out, err := ternary.New(w.Rows, w.Cols, group)
+	if err != nil {
+		return err
+	}
+	trits := make([]int8, kernels.TileSide*w.Cols)
+	scales := make([]uint16, kernels.TileSide*out.Groups())
+	err = eachBlock(out, func(r0, rows int) ([]int8, []uint16, error) {
+		n := rows * w.Cols
+		err := exactBlock(trits[:n], scales, values[r0*w.Cols:][:n], w.Cols, out.Group)
+		return trits[:n], scales[:rows*out.Groups()], err
+	})
+	out.Gain = w.Gain
+	*w = *out
+	return err
+}
+
+// exactBlock takes rows of values, a scale times -1, 0 and 1 in every group, apart
+// into trits and scales.
+func exactBlock(trits []int8, scales []uint16, values []float32, cols, group int) error {
+	i := 0
+	for r := 0; r < len(values); r += cols {
+		for g := 0; g < cols; g += group {
+			lo, hi := r+g, r+min(g+group, cols)
+			d, _ := commonScale(values[lo:hi])
+			if err := signs(trits[lo:hi], values[lo:hi], d); err != nil {
+				return err
+			}
+			if scales[i] = kernels.F32ToF16(d); kernels.F16ToF32(scales[i]) != d {
+				return fmt.Errorf("scale %v does not fit half precision", d)
+			}
+			i++
+		}
+	}
+	return nil
 }
 
 // commonScale returns the magnitude of all values that are not zero, if they have

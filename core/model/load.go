@@ -62,6 +62,9 @@ func Load(f *gguf.File, o Options) (*Model, error) {
 	if err := parallel(len(l.checks), func(i int) error { return l.checks[i]() }); err != nil {
 		return nil, err
 	}
+	if name != arch {
+		m.cfg.Group = m.shortestGroup()
+	}
 	if m.cfg.TieEmbeddings {
 		m.head = m.embed
 	}

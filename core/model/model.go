@@ -160,6 +160,20 @@ func (m *Model) finish(o Options) error {
 	return nil
 }
 
+// shortestGroup is the shortest group of a ternary projection, 0 if all have one
+// scale per row.
+func (m *Model) shortestGroup() int {
+	group := 0
+	for i := range m.layers {
+		for _, p := range m.layers[i].projections() {
+			if w := p.ternary; w != nil && w.Group < w.Cols && (group == 0 || w.Group < group) {
+				group = w.Group
+			}
+		}
+	}
+	return group
+}
+
 func newSites(c config.Model) (sites [2]*mhc.Site, err error) {
 	mc := mhc.Config{Streams: c.Streams, Dim: c.Dim, Dynamic: c.MHCDynamic, SinkhornIters: c.SinkhornIters}
 	if c.MHC == config.MHCSinkhorn {

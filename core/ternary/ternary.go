@@ -208,16 +208,9 @@ func Dequantize(dst []float32, w *kernels.Ternary) error {
 	if err := checkRange(w, len(dst), 0, w.Rows); err != nil {
 		return err
 	}
-	trits := make([]int8, len(dst))
-	if err := Trits(trits, w); err != nil {
-		return err
-	}
-	groups := w.Groups()
 	for r := range w.Rows {
-		row := dst[r*w.Cols:][:w.Cols]
-		for k := range row {
-			s := kernels.F16ToF32(w.Scales[(r/kernels.TileSide*groups+k/w.Group)*kernels.TileSide+r%kernels.TileSide])
-			row[k] = float32(float32(trits[r*w.Cols+k])*s) * w.Gain
+		if err := DequantizeRow(dst[r*w.Cols:(r+1)*w.Cols], w, r); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -236,6 +229,23 @@ func checkRange(w *kernels.Ternary, n, r0, r1 int) error {
 	}
 	if r0 < 0 || r1 < r0 || r1 > w.Rows || r0%kernels.TileSide != 0 || r1%kernels.TileSide != 0 && r1 != w.Rows {
 		return fmt.Errorf("ternary: rows %d to %d of %d are not whole blocks of %d", r0, r1, w.Rows, kernels.TileSide)
+	}
+	return nil
+}
+
+// DequantizeRow writes (t·s)·gain for row r of w to dst, [w.Cols].
+func DequantizeRow(dst []float32, w *kernels.Ternary, r int) error {
+	if r < 0 || r >= w.Rows || len(dst) != w.Cols {
+		return fmt.Errorf("ternary: row %d into %d values of a matrix [%d, %d]", r, len(dst), w.Rows, w.Cols)
+	}
+	block, lane := r/kernels.TileSide, r%kernels.TileSide
+	for c := range w.ColTiles() {
+		t := tile(w.Tiles, block*w.ColTiles()+c)
+		for k := c * kernels.TileSide; k < min((c+1)*kernels.TileSide, w.Cols); k++ {
+			i, shift := kernels.TileIndex(lane, k%kernels.TileSide)
+			s := kernels.F16ToF32(w.Scales[(block*w.Groups()+k/w.Group)*kernels.TileSide+lane])
+			dst[k] = float32(float32(int(t[i]>>shift&3)-1)*s) * w.Gain
+		}
 	}
 	return nil
 }

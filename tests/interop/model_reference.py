@@ -129,7 +129,8 @@ def main():
         dense = Type.F16 if type_name in ("TQ1_0", "TQ2_0") or bitnet else Type[type_name]
         w = gguf.quants.quantize((rng.standard_normal((VOCAB, DIM)) * 0.06).astype(np.float32), dense)
         writer.add_tensor(name, w, raw_dtype=dense)
-        return gguf.quants.dequantize(w, dense).astype(np.float64)
+        value = gguf.quants.dequantize(w, dense).astype(np.float64)
+        return half(value) if dense == Type.Q4_0 else value
 
     embedding = table("token_embd.weight")
     frequencies = THETA ** (-np.arange(0, HEAD_DIM, 2) / HEAD_DIM)

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +28,8 @@ type fake struct {
 	freeList []int32
 	rows     [][]float32
 	closed   bool
+
+	entered atomic.Int64 // steps begun
 
 	mu sync.Mutex
 	// gate, if not nil, is received from before each step.
@@ -92,6 +95,7 @@ func (f *fake) fill(row []float32, h uint64, token int32) {
 }
 
 func (f *fake) forward(b *batch) error {
+	f.entered.Add(1)
 	f.mu.Lock()
 	gate, fail := f.gate, f.fail
 	f.mu.Unlock()

@@ -226,6 +226,9 @@ func TestCancelFreesThePlaceWithinOneStep(t *testing.T) {
 	tok, err := s.Next(t.Context())
 	require.NoError(t, err)
 	require.NotNil(t, tok)
+	for f.entered.Load() < 2 {
+		time.Sleep(time.Microsecond)
+	}
 	why := errors.New("client gone")
 	cancel(why)
 	for s.stop.Load() == nil { // the context tells a goroutine of its own

@@ -1,6 +1,7 @@
 package infer
 
 import (
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -70,6 +71,7 @@ func (e *Engine) loop() {
 		began := e.now()
 		err := e.compute()
 		took := e.now().Sub(began)
+		runtime.Gosched() // readers first: a team may keep every other thread busy
 		e.mu.Lock()
 		e.settle(err, took)
 	}

@@ -175,7 +175,7 @@ func TestSupportMatchesFullSort(t *testing.T) {
 		wide := rapid.Bool().Draw(rt, "wide")
 		s, ws := newSampler(rt, o, n), NewWorkspace(n, set())
 		got := map[int32]float64{}
-		const grid = 1 << 11
+		const grid = 1 << 10
 		for i := range grid {
 			unit := (float64(i) + .5) / grid
 			set().Scale(ws.p, s.inv, x)
@@ -201,28 +201,28 @@ func TestSupportMatchesFullSort(t *testing.T) {
 // TestLargeVocabulary compares the kept tokens where every path runs at size:
 // flat and peaked rows, top-k on both sides of smallK.
 func TestLargeVocabulary(t *testing.T) {
-	const n = 50257
-	for _, spread := range []float64{.01, 1, 4} {
+	const n = 10007
+	for _, spread := range []float64{.01, 4} {
 		x := normals(n, 5, spread)
 		l := make([]float64, n)
 		for i := range x {
 			l[i] = float64(x[i])
 		}
 		for _, o := range []Options{
-			{TopK: 1}, {TopK: 40}, {TopK: smallK}, {TopK: smallK + 1}, {TopK: 5000}, {TopK: n - 1}, {TopP: .1}, {TopP: .95}, {TopP: .999},
-			{TopK: 1000, TopP: .8}, {TopK: 40, TopP: .8, MinP: .2}, {MinP: .05}, {TopP: .9, MinP: .001}, {TopK: 3000, MinP: .3},
+			{TopK: 1}, {TopK: 40}, {TopK: smallK}, {TopK: smallK + 1}, {TopK: 3000}, {TopK: n - 1}, {TopP: .1}, {TopP: .95}, {TopP: .999},
+			{TopK: 1000, TopP: .8}, {TopK: 40, TopP: .8, MinP: .2}, {MinP: .05}, {TopP: .9, MinP: .001}, {TopK: 2000, MinP: .3},
 		} {
 			o.Temperature = .8
 			want := support(l, o)
 			s, ws := newSampler(t, o, n), NewWorkspace(n, set())
 			count := 0
-			for pos := range 40 {
+			for pos := range 20 {
 				id := sampleID(t, s, ws, x, pos)
 				if _, ok := want[id]; !ok {
 					count++
 				}
 			}
-			// Sums of 50,000 float32 may move the boundary by a few tokens.
+			// Sums of many float32 may move the boundary by a few tokens.
 			require.LessOrEqual(t, count, 1, "%+v spread %v keeps %d", o, spread, len(want))
 		}
 	}
@@ -382,7 +382,7 @@ func TestSameIDsOnEveryKernelSet(t *testing.T) {
 			s, ws := newSampler(t, o, n), NewWorkspace(n, k)
 			s.Reset([]int32{1, 2, 3})
 			var got []string
-			for pos := range 50 {
+			for pos := range 20 {
 				id, lp, err := s.Sample(ws, normals(n, uint64(pos), 2), pos)
 				require.NoError(t, err)
 				got = append(got, fmt.Sprint(id, lp, s.Top()))

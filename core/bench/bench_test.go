@@ -110,12 +110,17 @@ func TestCancel(t *testing.T) {
 	require.Error(t, err)
 }
 
-// tiny is a model small enough for a test.
-func tiny(t *testing.T) ModelOptions {
-	t.Helper()
+// tinyConfig is a model small enough for a test.
+func tinyConfig() config.Model {
 	c := config.DefaultModel()
 	c.Dim, c.Layers, c.Heads, c.KVHeads, c.HeadDim, c.FFN = 64, 2, 2, 2, 32, 128
 	c.Vocab, c.Context, c.Group = 96, 64, 64
+	return c
+}
+
+func tiny(t *testing.T) ModelOptions {
+	t.Helper()
+	c := tinyConfig()
 	return ModelOptions{Name: "tiny", Threads: 2, Prompt: 1 << 20, Decode: 16, Open: func() (*model.Model, int64, func() error, error) {
 		m, err := model.Init(c, 1, model.Options{})
 		return m, 0, func() error { return nil }, err

@@ -216,7 +216,7 @@ func (m *meter) against(k Kernel, run *task, peak kernels.Peak, weights func(i i
 	// of its weights.
 	reading := readTask(m.limits, weights, run.per)
 	err := alternate(m.ctx, m.team, m.o, []*task{compute, reading, run},
-		[]time.Duration{m.o.BatchTime / 3, m.o.BatchTime / 2, m.o.BatchTime})
+		[]time.Duration{m.o.BatchTime * 2 / 3, m.o.BatchTime * 2 / 3, m.o.BatchTime})
 	if err != nil {
 		return fmt.Errorf("%w (%s on %s)", err, k.Op, k.Kernel)
 	}

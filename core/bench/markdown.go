@@ -32,6 +32,8 @@ func Markdown(doc string, r *Report) (string, error) {
 // has says whether the report has what a part shows.
 func (r *Report) has(name string) bool {
 	switch name {
+	case "machine":
+		return r.Format != 0
 	case "targets":
 		return len(r.Targets()) > 0
 	case "roofline":
@@ -43,7 +45,7 @@ func (r *Report) has(name string) bool {
 	case "profiles":
 		return len(r.Profiles) > 0
 	}
-	return true
+	return false
 }
 
 // part is the new text of a part.

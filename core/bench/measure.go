@@ -20,7 +20,8 @@ type Options struct {
 	// Sets are the kernel sets to measure. The default is the best one, and for
 	// the shapes that ask for it the best one of AVX2.
 	Sets []*kernels.Set
-	// Repeats is the number of repetitions whose median counts: at least 5, the default.
+	// Repeats is the number of repetitions whose median counts: at least 5. The default
+	// value is 7.
 	Repeats int
 	// BatchTime is how long one repetition takes at least. The default value is 15 ms.
 	BatchTime time.Duration
@@ -37,6 +38,9 @@ func (o Options) withDefaults() Options {
 		if n := team.DefaultSize(); n > 1 {
 			o.Threads = append(o.Threads, n)
 		}
+	}
+	if o.Repeats == 0 {
+		o.Repeats = 7
 	}
 	o.Repeats = max(o.Repeats, 5)
 	if o.BatchTime <= 0 {

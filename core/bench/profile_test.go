@@ -9,7 +9,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/kernels"
@@ -18,10 +17,7 @@ import (
 // The parts of a profile add up to the step, and counts are exact.
 func TestProfile(t *testing.T) {
 	o := ProfileOptions{Threads: 2, Prompt: 20, Decode: 4, Open: func(set *kernels.Set) (*model.Model, func() error, error) {
-		c := config.DefaultModel()
-		c.Dim, c.Layers, c.Heads, c.KVHeads, c.HeadDim, c.FFN = 64, 2, 2, 2, 32, 128
-		c.Vocab, c.Context, c.Group = 96, 64, 64
-		m, err := model.Init(c, 1, model.Options{Set: set})
+		m, err := model.Init(tinyConfig(), 1, model.Options{Set: set})
 		return m, func() error { return nil }, err
 	}}
 	ps, err := MeasureProfile(t.Context(), o)
@@ -50,14 +46,16 @@ func TestProfile(t *testing.T) {
 	require.ErrorIs(t, err, why)
 }
 
-// TestProfileOfFile prints the profile of a file:
+// TestProfileOfFile prints the profile of a file, and with NANOCHAT_PROFILE_DOC writes
+// it into the marked part of that document:
 //
-//	NANOCHAT_PROFILE=model.gguf go test ./core/bench -run ProfileOfFile -v
+//	NANOCHAT_PROFILE=$PWD/model.gguf go test ./core/bench -run ProfileOfFile -v
 func TestProfileOfFile(t *testing.T) {
 	path := os.Getenv("NANOCHAT_PROFILE")
 	if path == "" {
 		t.Skip("NANOCHAT_PROFILE names no file")
 	}
+	r := &Report{}
 	for _, threads := range []int{1, 2} {
 		ps, err := MeasureProfile(t.Context(), ProfileOptions{Name: filepath.Base(path), Threads: threads, Open: func(set *kernels.Set) (*model.Model, func() error, error) {
 			f, err := gguf.Open(path)
@@ -68,10 +66,18 @@ func TestProfileOfFile(t *testing.T) {
 			return m, f.Close, err
 		}})
 		require.NoError(t, err)
-		for _, p := range ps {
-			var b strings.Builder
-			profileTable(p).text(&b)
-			t.Log(b.String())
-		}
+		r.Profiles = append(r.Profiles, ps...)
+	}
+	for _, p := range r.Profiles {
+		var b strings.Builder
+		profileTable(p).text(&b)
+		t.Log(b.String())
+	}
+	if name := os.Getenv("NANOCHAT_PROFILE_DOC"); name != "" {
+		b, err := os.ReadFile(name)
+		require.NoError(t, err)
+		doc, err := Markdown(string(b), r)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(name, []byte(doc), 0o644))
 	}
 }

@@ -31,7 +31,8 @@ VF_FN void vf_tile(int32_t t, int nr, int nt, float *dst, int64_t ldd, const uin
                    int64_t row_bytes, const float *x, int64_t ldx, int64_t cols)
 {
 	vf acc[VF_MAX_TILE];
-	int64_t k = 0;
+	/* One vector: the next rows are fetched in the order they lie in memory. */
+	int64_t k = 0, ahead = (nr == 1 ? 2 : nr) * row_bytes;
 	NC_UNROLL
 	for (int i = 0; i < nr * nt; i++)
 		acc[i] = vf_zero();
@@ -41,7 +42,7 @@ VF_FN void vf_tile(int32_t t, int nr, int nt, float *dst, int64_t ldd, const uin
 			for (int i = 0; i < nr; i++) {
 				const uint8_t *b = w + i * row_bytes + k / 32 * 34;
 				if (nt == 1)
-					__builtin_prefetch(b + nr * row_bytes);
+					__builtin_prefetch(w + ahead + (k / 32 * nr + i) * 34);
 				uint16_t h;
 				memcpy(&h, b, 2);
 				vf d = vf_set1(vf_half(h));
@@ -61,7 +62,7 @@ VF_FN void vf_tile(int32_t t, int nr, int nt, float *dst, int64_t ldd, const uin
 			for (int i = 0; i < nr; i++) {
 				const uint8_t *row = w + i * row_bytes;
 				if (nt == 1)
-					__builtin_prefetch(row + nr * row_bytes + (t == NC_F32 ? 4 : 2) * k);
+					__builtin_prefetch(w + ahead + (t == NC_F32 ? 4 : 2) * (k * nr + i * 16));
 				a[i] = vf_element(t, row, k, 16);
 			}
 			NC_UNROLL
@@ -109,14 +110,15 @@ VF_FN void vf_rows(int32_t t, int nr, int nt, float *dst, int64_t ldd, const nc_
 	}
 }
 
-enum { VF_GEMV_ROWS = 4 };
+/* Long rows go one by one: memory then streams best. */
+enum { VF_GEMV_ROWS = 4, VF_LONG_ROW = 2048 };
 
 /* One function per type, so that its loads are chosen at compile time. */
 #define VF_TYPED(t, name, nr, nt)                                                                   \
 	VF_WORKER void VF_NAME(gemv_##name)(float *dst, const nc_dense *w, const float *x, int64_t r0,  \
 	                                    int64_t r1)                                                 \
 	{                                                                                               \
-		if (r1 - r0 < VF_GEMV_ROWS)                                                                 \
+		if (r1 - r0 < VF_GEMV_ROWS || vf_row_bytes(t, w->cols) > VF_LONG_ROW)                       \
 			vf_rows(t, 1, 1, dst, 0, w, x, 0, r0, r1);                                              \
 		else                                                                                        \
 			vf_rows(t, VF_GEMV_ROWS, 1, dst, 0, w, x, 0, r0, r1);                                   \

@@ -14,7 +14,9 @@ import (
 // Limits of what a measurement may use.
 const (
 	maxWorkingSet = 256 << 20
-	hopeless      = 3 // a candidate this many times slower than the best is not timed further
+	probes        = 4
+	tie           = 0.97 // within this factor the better guess wins
+	hopeless      = 3    // a candidate this many times slower than the best is not timed further
 )
 
 // candidate is one way to run a shape.
@@ -68,7 +70,7 @@ func measure(ctx context.Context, s Shape, tm *team.Team, o Options, m numa.Mach
 		t := Timing{Kernel: c.set.Name, Grain: c.grain, Nanoseconds: Median(c.times)}
 		choice.Candidates = append(choice.Candidates, t)
 		// A tie within the noise goes to the better guess, which comes first.
-		if choice.Kernel == "" || t.Nanoseconds < 0.98*choice.Nanoseconds {
+		if choice.Kernel == "" || t.Nanoseconds < tie*choice.Nanoseconds {
 			choice.Timing = t
 		}
 	}
@@ -84,16 +86,17 @@ func probe(ctx context.Context, cs []*candidate, work *Work, tm *team.Team, o Op
 		if err := ctx.Err(); err != nil {
 			return nil, 0, fmt.Errorf("tune: %w", err)
 		}
-		if _, err := timed(c, work, tm, 1); err != nil {
-			return nil, 0, err
+		for try := range probes {
+			ns, err := timed(c, work, tm, 1)
+			if err != nil {
+				return nil, 0, err
+			}
+			if try <= 1 || ns < once[i] { // the first only warms up
+				once[i] = ns
+			}
 		}
-		ns, err := timed(c, work, tm, 1)
-		if err != nil {
-			return nil, 0, err
-		}
-		once[i] = ns
-		if best == 0 || ns < best {
-			best = ns
+		if best == 0 || once[i] < best {
+			best = once[i]
 		}
 	}
 	var keep []*candidate

@@ -55,6 +55,10 @@
 #endif
 
 enum { NC_TILE = 16, NC_PAGE = 64 };
+
+/* How far a matrix-vector product prefetches ahead in its stream of weights, in
+ * bytes: what DRAM needs at the rate of one core. */
+enum { NC_PREFETCH = 4096 };
 enum { NC_F32 = 0, NC_F16 = 1, NC_Q8_0 = 8, NC_BF16 = 30 };
 enum { NC_KVF16 = 0, NC_KVI8 = 1 };
 

@@ -120,12 +120,14 @@ NC_TARGET float NC_NAME(quantize)(int8_t *q, int64_t qlen, int32_t *sums, const 
 
 /* gemv_rows: R blocks against one token. Two accumulators per half: columns 0-3 and 8-11
  * as they are, columns 4-7 and 12-15 four times too large; the group's sum is four
- * times too large until it is shifted down. next is where to prefetch. */
+ * times too large until it is shifted down. One block is one stream to prefetch, two
+ * are prefetched a pair ahead. */
 NC_TARGET NC_INLINE void gemv_rows(const int R, float *dst, const nc_ternary *w, const nc_act *x,
-                                   int64_t b, int64_t r1, const uint8_t *next)
+                                   int64_t b, int64_t r1)
 {
 	const int64_t tiles = (w->cols + 15) / 16, groups = x->groups;
 	const int64_t per_group = (w->group + 15) / 16, pitch = tiles * 64;
+	const int64_t ahead = R == 1 ? NC_PREFETCH : R * pitch;
 	const uint8_t *tile = w->tiles + b * pitch;
 	const uint16_t *scale = w->scales + b * groups * 16;
 	const int8_t *q = x->q;
@@ -159,10 +161,9 @@ NC_TARGET NC_INLINE void gemv_rows(const int R, float *dst, const nc_ternary *w,
 					HOLD(hi[h]);
 				}
 				NC_UNROLL for (int r = 0; r < R; r++)
-					_mm_prefetch((const char *)(next + r * pitch), _MM_HINT_T0);
+					_mm_prefetch((const char *)tile + r * pitch + ahead, _MM_HINT_T0);
 				q += 16;
 				tile += 64;
-				next += 64;
 			}
 			NC_UNROLL for (int h = 0; h < 2 * R; h++)
 				total[h] = _mm256_add_epi32(total[h], FOLD(lo[h], hi[h]));
@@ -182,14 +183,12 @@ NC_TARGET NC_INLINE void gemv_rows(const int R, float *dst, const nc_ternary *w,
 NC_TARGET void NC_NAME(ternary_gemv)(float *dst, const nc_ternary *w, const nc_act *x, int64_t r0,
                                      int64_t r1)
 {
-	const int64_t end = (r1 + 15) / 16, pitch = (w->cols + 15) / 16 * 64;
+	const int64_t end = (r1 + 15) / 16;
 	int64_t b = r0 / 16;
-	for (; b + GEMV_BLOCKS <= end; b += GEMV_BLOCKS) { /* the last prefetch themselves */
-		int64_t next = b + 2 * GEMV_BLOCKS <= end ? b + GEMV_BLOCKS : b;
-		gemv_rows(GEMV_BLOCKS, dst, w, x, b, r1, w->tiles + next * pitch);
-	}
+	for (; b + GEMV_BLOCKS <= end; b += GEMV_BLOCKS)
+		gemv_rows(GEMV_BLOCKS, dst, w, x, b, r1);
 	for (; b < end; b++)
-		gemv_rows(1, dst, w, x, b, r1, w->tiles + b * pitch);
+		gemv_rows(1, dst, w, x, b, r1);
 }
 
 /* GEMM: panels of up to 4 tokens against one block, 8 accumulators. */

@@ -74,70 +74,51 @@ NC_TARGET float nc_quantize_avx512vnni(int8_t *q, int64_t qlen, int32_t *sums, c
 	return a;
 }
 
-/* gemv_rows: R blocks against one token. Codes are masked, not shifted down: the
+/* gemv_block: one block against one token. Codes are masked, not shifted down: the
  * sums of columns 4-7, 8-11 and 12-15 are 4, 16 and 64 times too large until the end
- * of the group. next is where to prefetch: the blocks to come. */
-NC_TARGET NC_INLINE void gemv_rows(const int R, float *dst, const nc_ternary *w, const nc_act *x,
-                                   int64_t b, int64_t r1, const uint8_t *next)
+ * of the group. Tiles are read as one stream, over the end of the block into the
+ * next and of the matrix into whatever follows it in memory: two streams or a
+ * shorter reach cost a third of the bandwidth beyond the caches. */
+NC_TARGET NC_INLINE void gemv_block(float *dst, const nc_ternary *w, const nc_act *x, int64_t b,
+                                    int64_t r1)
 {
 	const int64_t tiles = (w->cols + 15) / 16, groups = x->groups;
-	const int64_t per_group = (w->group + 15) / 16, pitch = tiles * 64;
-	const uint8_t *tile = w->tiles + b * pitch;
+	const int64_t per_group = (w->group + 15) / 16;
+	const uint8_t *tile = w->tiles + b * tiles * 64;
 	const uint16_t *scale = w->scales + b * groups * 16;
 	const int8_t *q = x->q;
 	const vi m0 = _mm512_set1_epi8(0x03), m1 = _mm512_set1_epi8(0x0c), m2 = _mm512_set1_epi8(0x30),
 	         m3 = _mm512_set1_epi8((char)0xc0);
-	vf sum[4];
-	NC_UNROLL for (int r = 0; r < R; r++) sum[r] = _mm512_setzero_ps();
+	vf sum = _mm512_setzero_ps();
 	for (int64_t g = 0; g < groups; g++) {
 		int64_t n = tiles - g * per_group < per_group ? tiles - g * per_group : per_group;
-		vi acc[4][4];
-		NC_UNROLL for (int r = 0; r < R; r++)
-		{
-			acc[r][0] = _mm512_set1_epi32(-x->sums[g]);
-			acc[r][1] = acc[r][2] = acc[r][3] = _mm512_setzero_si512();
-		}
+		vi s0 = _mm512_set1_epi32(-x->sums[g]), s1 = _mm512_setzero_si512(), s2 = s1, s3 = s1;
 		NC_NOUNROLL for (int64_t t = 0; t < n; t++)
 		{
-			vi x0 = broadcast4(q), x1 = broadcast4(q + 4), x2 = broadcast4(q + 8),
-			   x3 = broadcast4(q + 12);
-			NC_UNROLL for (int r = 0; r < R; r++)
-			{
-				vi v = _mm512_loadu_si512(tile + r * pitch);
-				_mm_prefetch((const char *)(next + r * pitch), _MM_HINT_T0);
-				acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], _mm512_and_si512(v, m0), x0);
-				acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], _mm512_and_si512(v, m1), x1);
-				acc[r][2] = _mm512_dpbusd_epi32(acc[r][2], _mm512_and_si512(v, m2), x2);
-				acc[r][3] = _mm512_dpbusd_epi32(acc[r][3], _mm512_and_si512(v, m3), x3);
-			}
+			vi v = _mm512_loadu_si512(tile);
+			_mm_prefetch((const char *)tile + NC_PREFETCH, _MM_HINT_T0);
+			s0 = _mm512_dpbusd_epi32(s0, _mm512_and_si512(v, m0), broadcast4(q));
+			s1 = _mm512_dpbusd_epi32(s1, _mm512_and_si512(v, m1), broadcast4(q + 4));
+			s2 = _mm512_dpbusd_epi32(s2, _mm512_and_si512(v, m2), broadcast4(q + 8));
+			s3 = _mm512_dpbusd_epi32(s3, _mm512_and_si512(v, m3), broadcast4(q + 12));
 			q += 16;
 			tile += 64;
-			next += 64;
 		}
-		NC_UNROLL for (int r = 0; r < R; r++)
-		{
-			vi s = _mm512_add_epi32(acc[r][2], _mm512_srai_epi32(acc[r][3], 2));
-			s = _mm512_add_epi32(acc[r][1], _mm512_srai_epi32(s, 2));
-			s = _mm512_add_epi32(acc[r][0], _mm512_srai_epi32(s, 2));
-			sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), scales16(scale + r * groups * 16), sum[r]);
-		}
+		s2 = _mm512_add_epi32(s2, _mm512_srai_epi32(s3, 2));
+		s1 = _mm512_add_epi32(s1, _mm512_srai_epi32(s2, 2));
+		s0 = _mm512_add_epi32(s0, _mm512_srai_epi32(s1, 2));
+		sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s0), scales16(scale), sum);
 		scale += 16;
 	}
-	const vf gain = _mm512_set1_ps(x->scale[0] * w->gain);
-	NC_UNROLL for (int r = 0; r < R; r++)
-		_mm512_mask_storeu_ps(dst + 16 * (b + r), row_mask(r1 - 16 * (b + r)),
-		                      _mm512_mul_ps(gain, sum[r]));
+	_mm512_mask_storeu_ps(dst + 16 * b, row_mask(r1 - 16 * b),
+	                      _mm512_mul_ps(_mm512_set1_ps(x->scale[0] * w->gain), sum));
 }
 
 NC_TARGET void nc_ternary_gemv_avx512vnni(float *dst, const nc_ternary *w, const nc_act *x,
                                           int64_t r0, int64_t r1)
 {
-	const int64_t end = (r1 + 15) / 16, pitch = (w->cols + 15) / 16 * 64;
-	int64_t b = r0 / 16;
-	for (; b + 4 <= end; b += 4) /* the last four prefetch themselves: nothing follows */
-		gemv_rows(4, dst, w, x, b, r1, w->tiles + (b + 8 <= end ? b + 4 : b) * pitch);
-	for (; b < end; b++)
-		gemv_rows(1, dst, w, x, b, r1, w->tiles + b * pitch);
+	for (int64_t b = r0 / 16; 16 * b < r1; b++)
+		gemv_block(dst, w, x, b, r1);
 }
 
 /* GEMM: panels of up to 8 tokens against 2 blocks, 16 accumulators. A panel is

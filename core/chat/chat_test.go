@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
@@ -19,6 +20,8 @@ import (
 	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/core/sample"
 	"github.com/architehc/nanochat/core/tokenizer"
+	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/team"
 	"github.com/architehc/nanochat/kernels/tune"
 )
 
@@ -194,14 +197,47 @@ func TestFilesThatAreNoModels(t *testing.T) {
 	require.ErrorContains(t, err, "128")
 }
 
+func TestChosenSetChangesNoText(t *testing.T) {
+	r := Request{Prompt: "fn", MaxTokens: 30, IgnoreEnd: true, Sample: sample.Options{Temperature: 1}}
+	want, _, _ := answer(t, open(t, Options{}), r)
+	var asked config.Model
+	m := open(t, Options{HugePages: true, Choose: func(_ context.Context, c config.Model, tm *team.Team) (*kernels.Set, error) {
+		asked = c
+		require.Equal(t, 1, tm.Size())
+		return kernels.ByName("go")
+	}})
+	require.Equal(t, m.Config(), asked)
+	require.Equal(t, "go", m.Kernel())
+	got, _, _ := answer(t, m, r)
+	require.Equal(t, want, got)
+	broken := errors.New("no set")
+	_, err := Open(t.Context(), file(t, 300, 300), Options{Choose: func(context.Context, config.Model, *team.Team) (*kernels.Set, error) { return nil, broken }})
+	require.ErrorIs(t, err, broken)
+}
+
 func TestTuningChangesNoText(t *testing.T) {
 	r := Request{Prompt: "fn", MaxTokens: 30, IgnoreEnd: true, Sample: sample.Options{Temperature: 1}}
 	want, _, _ := answer(t, open(t, Options{}), r)
-	m := open(t, Options{Tune: tune.Options{Mode: tune.Refresh, Dir: t.TempDir()}})
-	require.NotNil(t, m.Tuned())
-	require.Len(t, m.Tuned().Choices, len(shapes(m.Config(), 0)))
-	got, _, _ := answer(t, m, r)
-	require.Equal(t, want, got)
+	dir := t.TempDir()
+	for _, mode := range []tune.Mode{tune.Refresh, tune.Auto} {
+		m := open(t, Options{Choose: Tuned(tune.Options{Mode: mode, Dir: dir, BatchTime: 10 * time.Microsecond})})
+		got, _, _ := answer(t, m, r)
+		require.Equal(t, want, got)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*"))
+	require.NoError(t, err)
+	require.Len(t, files, 1)
+}
+
+func TestShapes(t *testing.T) {
+	c, err := config.Preset("bitnet-2b-4t")
+	require.NoError(t, err)
+	list := shapes(c.Model)
+	require.Len(t, list, 2*4+1) // queries and output are square and count once
+	require.Equal(t, tune.Shape{Op: tune.DenseGEMV, M: 128256, K: 2560, Type: kernels.Q8_0, Batch: 1}, list[8])
+	for _, s := range list[:8] {
+		require.Equal(t, s.K, s.Group) // one scale a row
+	}
 }
 
 func TestCloseTwice(t *testing.T) {

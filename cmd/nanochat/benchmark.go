@@ -12,6 +12,7 @@ import (
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/team"
 )
 
 type benchmarkCmd struct {
@@ -20,13 +21,12 @@ type benchmarkCmd struct {
 	Kernels  bool   `help:"Measure the kernels against those limits."`
 	Prompt   size   `default:"512" placeholder:"N" help:"Tokens of the prompt that is read (default: ${default})."`
 	Tokens   size   `default:"128" placeholder:"N" help:"Tokens to generate (default: ${default})."`
-	KV       string `name:"kv" enum:"f16,int8" default:"f16" help:"Storage of the cache: f16 or int8 (default: ${default})."`
 	Repeats  int    `default:"5" placeholder:"N" help:"Repetitions whose median counts, at least 5 (default: ${default})."`
-	Pin      bool   `help:"Bind threads to processors."`
 	Compare  string `placeholder:"FILE" help:"Compare with a report made by --json."`
 	Markdown string `placeholder:"FILE" help:"Write the results into the marked parts of a document."`
 	JSON     bool   `name:"json" help:"Print JSON."`
 	engineFlags
+	runFlags
 }
 
 // Help is the longer help text.
@@ -104,21 +104,16 @@ func (c *benchmarkCmd) measure(a *app, set *kernels.Set) (*bench.Report, error) 
 		}
 	}
 	if c.Model != "" {
-		kv := kernels.KVF16
-		if c.KV == "int8" {
-			kv = kernels.KVI8
+		if set, err = c.tuned(a, set); err != nil {
+			return nil, err
 		}
 		r.Model, err = bench.MeasureModel(a.ctx, bench.ModelOptions{
 			Name: filepath.Base(c.Model), Threads: c.Threads, Pin: c.Pin, Prompt: int(c.Prompt), Decode: int(c.Tokens),
-			KVType: kv, Repeats: c.Repeats, Progress: a.note,
+			KVType: c.kv(), Repeats: c.Repeats, Progress: a.note,
 			Open: func() (*model.Model, int64, func() error, error) {
-				f, err := gguf.Open(c.Model)
+				f, m, err := c.open(set)
 				if err != nil {
 					return nil, 0, nil, err
-				}
-				m, err := model.Load(f, model.Options{Set: set})
-				if err != nil {
-					return nil, 0, nil, errors.Join(err, f.Close())
 				}
 				return m, f.Size, f.Close, nil
 			},
@@ -129,6 +124,35 @@ func (c *benchmarkCmd) measure(a *app, set *kernels.Set) (*bench.Report, error) 
 	}
 	r.Noise = noise()
 	return r, nil
+}
+
+func (c *benchmarkCmd) open(set *kernels.Set) (*gguf.File, *model.Model, error) {
+	f, err := gguf.Open(c.Model)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := model.Load(f, model.Options{Set: set, HugePages: c.HugePages})
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return f, m, nil
+}
+
+// tuned is set, or what the autotuner chooses for the model instead.
+func (c *benchmarkCmd) tuned(a *app, set *kernels.Set) (*kernels.Set, error) {
+	choose, err := c.chooser(set)
+	if err != nil || choose == nil {
+		return set, err
+	}
+	f, m, err := c.open(set)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	t := team.New(c.Threads, team.Options{Pin: c.Pin})
+	defer t.Close()
+	a.note("tuning")
+	return choose(a.ctx, m.Config(), t)
 }
 
 func (*benchmarkCmd) unmeasured(err error) error {

@@ -11,7 +11,6 @@ import (
 	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/kernels"
 	"github.com/architehc/nanochat/kernels/numa"
-	"github.com/architehc/nanochat/kernels/team"
 )
 
 // doctorReport is what `doctor --json` prints.
@@ -175,31 +174,4 @@ func paramsOf(m config.Model) map[string]int64 {
 	return map[string]int64{
 		"total": p.Total(), "ternary": p.Ternary, "embedding": p.Embedding, "head": p.Head, "norms": p.Norms, "mhc": p.MHC,
 	}
-}
-
-// engineFlags are shared by the commands that compute.
-type engineFlags struct {
-	Threads int    `env:"NANOCHAT_THREADS" placeholder:"N" help:"Threads (default: the cores this process may use)."`
-	Kernel  string `env:"NANOCHAT_KERNEL" placeholder:"NAME" help:"Kernel set (default: the best for this processor; see doctor)."`
-}
-
-func (e *engineFlags) set() (*kernels.Set, error) {
-	if e.Threads < 0 || e.Threads > team.MaxSize {
-		return nil, &usageError{fmt.Sprintf("--threads %d is outside 1 to %d", e.Threads, team.MaxSize), "leave it out to use every core this process may use"}
-	}
-	if e.Kernel == "" {
-		return kernels.Best(), nil
-	}
-	s, err := kernels.ByName(e.Kernel)
-	if err != nil {
-		return nil, &usageError{err.Error(), "leave out --kernel and NANOCHAT_KERNEL to use the best"}
-	}
-	return s, nil
-}
-
-func (e *engineFlags) threads() int {
-	if e.Threads > 0 {
-		return e.Threads
-	}
-	return team.DefaultSize()
 }

@@ -14,8 +14,6 @@ import (
 	"github.com/architehc/nanochat/core/infer"
 	"github.com/architehc/nanochat/core/sample"
 	"github.com/architehc/nanochat/core/tokenizer"
-	"github.com/architehc/nanochat/kernels"
-	"github.com/architehc/nanochat/kernels/tune"
 )
 
 // maxPrompt bounds what is read from standard input. A prompt that fits any
@@ -47,12 +45,10 @@ type generateCmd struct {
 	NoStream bool `help:"Print the text at the end, not as it comes."`
 	Usage    bool `short:"u" help:"Show counts and speed on standard error."`
 
-	Speculate int    `default:"0" placeholder:"N" help:"Guess up to N tokens ahead from the text so far; changes no token (default: ${default})."`
-	Context   size   `default:"0" placeholder:"N" help:"Positions to make room for; 0: what the model was made for (default: ${default})."`
-	KV        string `name:"kv" enum:"f16,int8" default:"f16" help:"Storage of the cache: f16 or int8 (default: ${default})."`
-	Pin       bool   `help:"Bind threads to processors."`
-	Tune      string `env:"NANOCHAT_TUNE" enum:"off,auto,refresh" default:"off" help:"Measure which kernel is fastest for each shape and remember it: off, auto, refresh (default: ${default})."`
+	Speculate int  `default:"0" placeholder:"N" help:"Guess up to N tokens ahead from the text so far; changes no token (default: ${default})."`
+	Context   size `default:"0" placeholder:"N" help:"Positions to make room for; 0: what the model was made for (default: ${default})."`
 	engineFlags
+	runFlags
 }
 
 // answer is what `generate --json` prints.
@@ -241,15 +237,10 @@ func (c *generateCmd) options() (chat.Options, error) {
 		return chat.Options{}, &usageError{"--context and --speculate are not negative, and a context has at most 16M positions", "leave them out for the defaults"}
 	}
 	o := chat.Options{Set: set, Engine: infer.Options{
-		Threads: c.threads(), Pin: c.Pin, MaxBatch: 1, Context: int(c.Context), Speculate: c.Speculate,
+		Threads: c.threads(), Pin: c.Pin, MaxBatch: 1, Context: int(c.Context), Speculate: c.Speculate, KVType: c.kv(),
 	}}
-	if c.KV == "int8" {
-		o.Engine.KVType = kernels.KVI8
-	}
-	o.Tune.Version = version
-	if o.Tune.Mode, err = tune.ParseMode(c.Tune); err == nil && o.Tune.Mode != tune.Off {
-		o.Tune.Dir, err = tune.DefaultDir()
-	}
+	o.HugePages = c.HugePages
+	o.Choose, err = c.chooser(set)
 	return o, err
 }
 

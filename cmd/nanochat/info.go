@@ -166,15 +166,19 @@ func (r *infoReport) pairs(f *gguf.File) []pair {
 	}
 	if m := r.Config; m != nil {
 		w := m.Params()
-		group := fmt.Sprintf("%d inputs a scale", m.Group)
-		if m.Group == 0 {
-			group = "one scale a row"
+		group := "" // other programs' files have scales of their own kinds
+		switch {
+		case r.Architecture != "nanochat":
+		case m.Group == 0:
+			group = "one for each row"
+		default:
+			group = fmt.Sprintf("one for every %d inputs of a row", m.Group)
 		}
 		p = append(p,
 			pair{"weights", fmt.Sprintf("%s: ternary %s, embedding %s, head %s, norms %s, mhc %s", countText(w.Total()), countText(w.Ternary),
 				countText(w.Embedding), countText(w.Head), countText(w.Norms), countText(w.MHC))},
 			pair{"shape", fmt.Sprintf("%d layers of %d, %d/%d heads of %d, FFN %d %s", m.Layers, m.Dim, m.Heads, m.KVHeads, m.HeadDim, m.FFN, m.FFNKind)},
-			pair{"ternary", group},
+			pair{"scales", group},
 			pair{"context", fmt.Sprint(m.Context)},
 		)
 		if m.Streams > 1 {

@@ -85,16 +85,13 @@ func (c *initCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	meta := []gguf.KV{{Key: "general.name", Value: gguf.V(conf.Name)}}
+	meta, err := ggufMeta(tok.Metadata(tokenizer.MetadataOptions{}))
+	if err != nil {
+		return err
+	}
+	meta = append(meta, gguf.KV{Key: "general.name", Value: gguf.V(conf.Name)})
 	if conf.Description != "" {
 		meta = append(meta, gguf.KV{Key: "general.description", Value: gguf.V(conf.Description + " Random weights.")})
-	}
-	for _, kv := range tok.Metadata(tokenizer.MetadataOptions{}) {
-		v, err := gguf.ValueOf(kv.Value)
-		if err != nil {
-			return fmt.Errorf("%s: %w", kv.Key, err)
-		}
-		meta = append(meta, gguf.KV{Key: kv.Key, Value: v})
 	}
 	m, err := model.Init(conf.Model, c.Seed, model.Options{})
 	if err != nil {

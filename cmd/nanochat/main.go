@@ -30,6 +30,7 @@ type grammar struct {
 	Info       infoCmd       `cmd:"" help:"Describe a model file."`
 	Verify     verifyCmd     `cmd:"" help:"Check a model file completely, checksum included."`
 	Init       initCmd       `cmd:"" help:"Create a model with random weights."`
+	Convert    convertCmd    `cmd:"" help:"Convert a model file from or to other programs' forms."`
 	Benchmark  benchmarkCmd  `cmd:"" help:"Measure a model, or the kernels against this machine's limits."`
 	Doctor     doctorCmd     `cmd:"" help:"Show what nanochat finds on this machine."`
 	Version    versionCmd    `cmd:"" help:"Show the version."`

@@ -59,6 +59,10 @@ func TestMistakes(t *testing.T) {
 		{"output is a directory", "init tiny folder", "", 1, "folder is a directory", ""},
 		{"unknown format", "convert tiny.gguf out.gguf --to q3", "", 2, "q3", "nanochat convert --help"},
 		{"input is output", "convert tiny.gguf tiny.gguf", "", 1, "tiny.gguf exists", "--force"},
+		{"context beyond the model's", "generate tiny.gguf x --context 97", "", 1, "97", ""},
+		{"log probabilities without JSON", "generate tiny.gguf x --logprobs 2", "", 2, "--logprobs", "--json"},
+		{"missing report", "benchmark tiny.gguf --compare none.json", "", 1, "none.json", ""},
+		{"model as a report", "benchmark tiny.gguf --compare tiny.gguf", "", 1, "tiny.gguf", "benchmark --json"},
 		{"shell", "completion tcsh", "", 2, "tcsh", "nanochat completion --help"},
 		{"benchmark of nothing", "benchmark", "", 2, "MODEL", "--roofline"},
 	} {

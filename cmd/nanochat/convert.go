@@ -1,0 +1,86 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/architehc/nanochat/core/gguf"
+	"github.com/architehc/nanochat/core/model"
+	"github.com/architehc/nanochat/core/tokenizer"
+)
+
+// exportTypes are the values of --to that make files for llama.cpp.
+var exportTypes = map[string]gguf.Type{"f16": gguf.F16, "q4_0": gguf.Q4_0, "tq2_0": gguf.TQ2_0}
+
+type convertCmd struct {
+	In       string `arg:"" help:"The model file to read: of this program, or a llama or bitnet GGUF."`
+	Out      string `arg:"" help:"The model file to write."`
+	To       string `enum:"nanochat,f16,q4_0,tq2_0" default:"nanochat" help:"nanochat, or for llama.cpp f16, q4_0 or tq2_0 (default: ${default})."`
+	Quantize bool   `help:"Make weights ternary that are not. A model that was not trained for it is not usable afterwards."`
+	Group    int    `enum:"0,64,128,256" default:"128" help:"With --quantize: inputs that share one scale; 0: the whole row (default: ${default})."`
+	outputFlags
+}
+
+// Run converts.
+func (c *convertCmd) Run(a *app) error {
+	if err := (&modelArg{c.In}).check(); err != nil {
+		return err
+	}
+	if err := c.check(c.Out); err != nil {
+		return err
+	}
+	f, err := gguf.Open(c.In)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	m, err := model.Load(f, model.Options{})
+	if err != nil {
+		return err
+	}
+	if m.Arch() != "nanochat" || c.To == "nanochat" {
+		if m, err = m.Convert(model.ConvertOptions{Quantize: c.Quantize, Group: c.Group}); err != nil {
+			return &hinted{err, "--quantize makes weights ternary, at the price of a model that must be trained again"}
+		}
+	}
+	if a.ctx.Err() != nil {
+		return a.ctx.Err()
+	}
+	if c.To == "nanochat" {
+		err = m.Save(c.Out)
+	} else {
+		err = c.export(f, m)
+	}
+	if err != nil {
+		return c.failed(c.Out, err)
+	}
+	return c.written(a, c.Out, m)
+}
+
+// export writes a file for llama.cpp, its vocabulary in the form known there.
+func (c *convertCmd) export(f *gguf.File, m *model.Model) error {
+	tok, err := tokenizer.FromMetadata(f.Path, f)
+	if err != nil {
+		return err
+	}
+	meta, err := ggufMeta(tok.Metadata(tokenizer.MetadataOptions{ForLlamaCPP: true}))
+	if err != nil {
+		return err
+	}
+	if err := m.Export(c.Out, exportTypes[c.To], meta...); err != nil {
+		return &hinted{err, "--to f16 fits every model without hyper-connections"}
+	}
+	return nil
+}
+
+// ggufMeta is a tokenizer's metadata as the file format wants it.
+func ggufMeta(kvs []tokenizer.KV) ([]gguf.KV, error) {
+	var meta []gguf.KV
+	for _, kv := range kvs {
+		v, err := gguf.ValueOf(kv.Value)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", kv.Key, err)
+		}
+		meta = append(meta, gguf.KV{Key: kv.Key, Value: v})
+	}
+	return meta, nil
+}

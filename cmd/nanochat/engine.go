@@ -1,0 +1,65 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/architehc/nanochat/core/chat"
+	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/team"
+	"github.com/architehc/nanochat/kernels/tune"
+)
+
+// engineFlags are shared by the commands that compute.
+type engineFlags struct {
+	Threads int    `env:"NANOCHAT_THREADS" placeholder:"N" help:"Threads (default: the cores this process may use)."`
+	Kernel  string `env:"NANOCHAT_KERNEL" placeholder:"NAME" help:"Kernel set (default: the best for this processor; see doctor)."`
+}
+
+func (e *engineFlags) set() (*kernels.Set, error) {
+	if e.Threads < 0 || e.Threads > team.MaxSize {
+		return nil, &usageError{fmt.Sprintf("--threads %d is outside 1 to %d", e.Threads, team.MaxSize), "leave it out to use every core this process may use"}
+	}
+	if e.Kernel == "" {
+		return kernels.Best(), nil
+	}
+	s, err := kernels.ByName(e.Kernel)
+	if err != nil {
+		return nil, &usageError{err.Error(), "leave out --kernel and NANOCHAT_KERNEL to use the best"}
+	}
+	return s, nil
+}
+
+func (e *engineFlags) threads() int {
+	if e.Threads > 0 {
+		return e.Threads
+	}
+	return team.DefaultSize()
+}
+
+// runFlags are shared by the commands that run a model.
+type runFlags struct {
+	KV        string `name:"kv" enum:"f16,int8" default:"f16" help:"Storage of the cache: f16 or int8 (default: ${default})."`
+	Pin       bool   `help:"Bind threads to processors."`
+	HugePages bool   `help:"Copy the weights into memory with huge pages instead of mapping the file."`
+	Tune      string `env:"NANOCHAT_TUNE" enum:"off,auto,refresh" default:"off" help:"Measure which kernel is fastest for each shape and remember it: off, auto, refresh (default: ${default})."`
+}
+
+func (r *runFlags) kv() kernels.KVType {
+	if r.KV == "int8" {
+		return kernels.KVI8
+	}
+	return kernels.KVF16
+}
+
+// chooser is the autotuner nil if it is off.
+func (r *runFlags) chooser(fallback *kernels.Set) (chat.Chooser, error) {
+	mode, err := tune.ParseMode(r.Tune)
+	if err != nil || mode == tune.Off {
+		return nil, err
+	}
+	dir, err := tune.DefaultDir()
+	if err != nil {
+		return nil, &hinted{fmt.Errorf("no place to remember measurements: %w", err), "set XDG_CACHE_HOME or HOME, or leave out --tune"}
+	}
+	return chat.Tuned(tune.Options{Mode: mode, Dir: dir, Version: version, Fallback: fallback}), nil
+}

@@ -273,7 +273,7 @@ func joinPairs(headDim, rotary int) func(r int) int {
 	}
 }
 
-// plain reports why a model cannot be expressed in the architectures of llama.cpp.
+// plain is the architecture of other programs that expresses m, or why none does.
 func (m *Model) plain() (as string, err error) {
 	c := &m.cfg
 	for _, x := range []struct {
@@ -291,10 +291,13 @@ func (m *Model) plain() (as string, err error) {
 		{c.SubNorm && (m.rope.scale != 1 || m.ropeFactors != nil), "sub-norms with scaled rotary positions"},
 	} {
 		if x.bad {
-			return "", fmt.Errorf("model: llama.cpp has no architecture for a model with %s", x.what)
+			return "", fmt.Errorf("model: llama.cpp and bitnet.cpp have no architecture for a model with %s", x.what)
 		}
 	}
-	if c.SubNorm {
+	switch {
+	case c.FFNKind == config.FFNReLU2GLU:
+		return archBitnetB158, nil
+	case c.SubNorm:
 		return archBitnet, nil
 	}
 	return archLlama, nil

@@ -5,7 +5,6 @@ import (
 	"io"
 	"strings"
 
-	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/internal/fsx"
 	"github.com/architehc/nanochat/core/ternary"
@@ -16,12 +15,14 @@ import (
 // calls a file of them.
 var exportTypes = map[gguf.Type]uint32{gguf.F16: 1, gguf.Q4_0: 2, gguf.TQ2_0: 37}
 
-// Export writes m for llama.cpp: as architecture "llama", or with sub-norms as
-// "bitnet". A model with other parts that llama.cpp does not know is refused.
+// Export writes m for other programs: as architecture "llama", or with sub-norms as
+// "bitnet", for llama.cpp; with sub-norms and gated ReLU² as "bitnet-b1.58", which
+// bitnet.cpp and ik_llama.cpp run and llama.cpp does not. A model with other
+// parts is refused.
 //
 // The projections are stored as t. TQ2_0 has one scale per 256 inputs and Q4_0 one
 // per 32; a matrix whose scales or shape do not fit exactly is refused. F16 always
-// works; it rounds once where a matrix has a gain of its own in a "llama" file.
+// works; it rounds once where a matrix has a gain and the architecture no place for it.
 // llama.cpp computes with F16 weights in floating point, so its logits then differ
 // by the rounding of activations to int8 that this engine does.
 func (m *Model) Export(path string, t gguf.Type, meta ...gguf.KV) error {
@@ -75,9 +76,6 @@ func (m *Model) exportKeys(as string) []gguf.KV {
 	}
 	if m.rope.scale != 1 {
 		keys = append(keys, gguf.KV{Key: as + ".rope.scaling.type", Value: gguf.V("linear")}, float("rope.scaling.factor", 1/m.rope.scale))
-	}
-	if c.FFNKind == config.FFNReLU2GLU {
-		keys = append(keys, gguf.KV{Key: as + ".hidden_activation", Value: gguf.V("relu2")})
 	}
 	return keys
 }

@@ -16,9 +16,15 @@ import (
 // A model with a tuned set computes what it computes with any other set.
 func TestTunedModelGivesTheSameBits(t *testing.T) {
 	c := tinyConfig()
-	plan, err := Tune(t.Context(), c, tune.Options{Mode: tune.Auto, BatchTime: 10 * time.Microsecond})
+	shapes := []tune.Shape{{Op: tune.DenseGEMV, M: c.Vocab, K: c.Dim, Type: kernels.F16, Batch: 1}}
+	for _, s := range [][2]int{{64, 64}, {128, 64}, {64, 128}} {
+		shapes = append(shapes,
+			tune.Shape{Op: tune.TernaryGEMV, M: s[0], K: s[1], Group: 64, Batch: 1},
+			tune.Shape{Op: tune.TernaryGEMM, M: s[0], K: s[1], Group: 64, Batch: 5})
+	}
+	plan, err := tune.Tune(t.Context(), shapes, tune.Options{Mode: tune.Auto, BatchTime: 10 * time.Microsecond})
 	require.NoError(t, err)
-	require.Equal(t, len(Shapes(c)), plan.Measured)
+	require.Equal(t, len(shapes), plan.Measured)
 	// Every set is somewhere: the choice of this machine may be one for all.
 	mixed := *plan.Set
 	if all := kernels.All(); len(all) > 1 {
@@ -54,16 +60,4 @@ func logits(t *testing.T, c config.Model, set *kernels.Set) []float32 {
 		out = append(out, w.Logits(0)...)
 	}
 	return out
-}
-
-func TestShapes(t *testing.T) {
-	c := tinyConfig()
-	c.Heads, c.KVHeads, c.Group, c.TieEmbeddings, c.Embedding = 2, 1, 0, true, "q8_0"
-	shapes := Shapes(c)
-	for _, s := range shapes {
-		_, err := tune.NewWork(s, 1, 0)
-		require.NoError(t, err, "%+v", s)
-	}
-	require.Len(t, shapes, 9, "q and o have one shape, k and v another, up, down, each twice, and the head")
-	require.Equal(t, tune.Shape{Op: tune.DenseGEMV, M: c.Vocab, K: c.Dim, Type: kernels.Q8_0, Batch: 1}, shapes[8])
 }

@@ -24,6 +24,7 @@ func newCSet(name string, c *cset) *Set {
 	s.Name = name
 	bindTernary(&s, c)
 	bindFloat(&s, c)
+	bindMatMul(&s, c)
 	bindFused(&s)
 	return &s
 }

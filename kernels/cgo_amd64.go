@@ -4,6 +4,7 @@ package kernels
 
 /*
 #include "nc.h"
+#include "nc_float.h"
 
 extern const struct nc_set nc_set_scalar, nc_set_avx2, nc_set_avxvnni, nc_set_avx512vnni256,
 	nc_set_avx512vnni;
@@ -30,7 +31,11 @@ func csets() []*Set {
 		{true, "scalar", &C.nc_set_scalar},
 	} {
 		if v.ok {
-			s = append(s, newCSet(v.name, v.c))
+			set := newCSet(v.name, v.c)
+			if v.name == "avx512vnni" && x.HasAVX512BF16 {
+				set.MatMulBF16 = cMatMul("MatMulBF16", C.nc_matmul_fn(C.nc_matmul_avx512bf16), true)
+			}
+			s = append(s, set)
 		}
 	}
 	return s

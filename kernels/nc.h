@@ -60,6 +60,7 @@ enum { NC_TILE = 16, NC_PAGE = 64 };
  * bytes: what DRAM needs at the rate of one core. */
 enum { NC_PREFETCH = 4096 };
 enum { NC_F32 = 0, NC_F16 = 1, NC_Q8_0 = 8, NC_BF16 = 30 };
+enum { NC_F32_ROUNDED = -1 }; /* of an nc_operand: float32, rounded to bfloat16 when read */
 enum { NC_KVF16 = 0, NC_KVI8 = 1 };
 
 /* The structs mirror kernels.Ternary, Act, Dense, KV and Query. */
@@ -95,6 +96,22 @@ typedef struct {
 	float scale;
 } nc_query;
 
+/* One factor of a product. across: the elements of one k stand side by side. */
+typedef struct {
+	const void *data;
+	int64_t stride;
+	int32_t type, across;
+} nc_operand;
+
+/* Rows r0..r1 of a product with n columns; add: to what dst holds. */
+typedef struct {
+	int64_t n, k, r0, r1;
+	int32_t add;
+} nc_product;
+
+typedef void (*nc_matmul_fn)(float *dst, int64_t ldd, const nc_operand *a, const nc_operand *b,
+                             const nc_product *p, uint8_t *scratch);
+
 struct nc_set {
 	float (*quantize)(int8_t *q, int64_t qlen, int32_t *sums, const float *x, int64_t n, int64_t group);
 	void (*ternary_gemv)(float *dst, const nc_ternary *w, const nc_act *x, int64_t r0, int64_t r1);
@@ -125,6 +142,8 @@ struct nc_set {
 	void (*kv_store)(const nc_kv *kv, int64_t pos, const float *k, const float *v);
 	void (*attention)(float *dst, int64_t ldd, const float *q, int64_t ldq, const nc_kv *kv,
 	                  const nc_query *a, int64_t h0, int64_t h1, uint8_t *scratch);
+
+	nc_matmul_fn matmul;
 };
 
 /* Initialisers of the members of a family; the includer of both is sets.c. */

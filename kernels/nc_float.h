@@ -31,12 +31,18 @@
 	                   const float *sin, int64_t half, int32_t interleaved);                        \
 	void nc_kv_store_##isa(const nc_kv *kv, int64_t pos, const float *k, const float *v);           \
 	void nc_attention_##isa(float *dst, int64_t ldd, const float *q, int64_t ldq, const nc_kv *kv,  \
-	                        const nc_query *a, int64_t h0, int64_t h1, uint8_t *scratch);
+	                        const nc_query *a, int64_t h0, int64_t h1, uint8_t *scratch);           \
+	void nc_matmul_##isa(float *dst, int64_t ldd, const nc_operand *a, const nc_operand *b,         \
+	                     const nc_product *p, uint8_t *scratch);
 
 NC_DECLARE_FLOAT(scalar)
 NC_DECLARE_FLOAT(avx2)
 NC_DECLARE_FLOAT(avx512)
 NC_DECLARE_FLOAT(neon)
+
+/* matmul in bfloat16, for the sets of CPUs that have VDPBF16PS. */
+void nc_matmul_avx512bf16(float *dst, int64_t ldd, const nc_operand *a, const nc_operand *b,
+                          const nc_product *p, uint8_t *scratch);
 
 #define NC_FLOAT_OPS(isa)                                                                  \
 	.dense_gemv = nc_dense_gemv_##isa, .dense_gemm = nc_dense_gemm_##isa,                  \
@@ -45,7 +51,8 @@ NC_DECLARE_FLOAT(neon)
 	.relu2glu = nc_relu2glu_##isa, .relu2 = nc_relu2_##isa, .sigmoid = nc_sigmoid_##isa,   \
 	.softcap = nc_softcap_##isa, .softmax = nc_softmax_##isa,                              \
 	.logsumexp = nc_logsumexp_##isa, .argmax = nc_argmax_##isa, .topk = nc_topk_##isa,     \
-	.rope = nc_rope_##isa, .kv_store = nc_kv_store_##isa, .attention = nc_attention_##isa
+	.rope = nc_rope_##isa, .kv_store = nc_kv_store_##isa, .attention = nc_attention_##isa, \
+	.matmul = nc_matmul_##isa
 
 #define NC_FLOAT_OPS_SCALAR NC_FLOAT_OPS(scalar)
 #define NC_FLOAT_OPS_AVX2 NC_FLOAT_OPS(avx2)

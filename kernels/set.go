@@ -114,7 +114,8 @@ type Query struct {
 	Scale float32
 }
 
-// Set is one implementation of every leaf kernel. All sets give the same bits.
+// Set is one implementation of every leaf kernel. All sets give the same bits,
+// MatMulBF16 excepted.
 //
 // A kernel computes on the calling thread, allocates nothing, and works on the
 // half-open range of rows or heads it is given, so callers split work freely:
@@ -188,4 +189,15 @@ type Set struct {
 	// values to dst[i*ldd+h*HeadDim:]; the query is q[i*ldq+h*HeadDim:]. scratch has at
 	// least AttentionScratch(HeadDim) bytes and belongs to one caller.
 	Attention func(dst []float32, ldd int, q []float32, ldq int, kv *KV, a Query, h0, h1 int, scratch []byte)
+
+	// MatMul computes rows r0 ≤ r < r1 of the product p of a and b, in float32:
+	// dst[r*ldd+j] = Σ_k a[r,k]·b[k,j] by FMA over ascending k, from 0 or, with p.Add,
+	// from what dst holds. dst overlaps neither a nor b. scratch has at least
+	// MatMulScratch() bytes and belongs to one caller.
+	MatMul func(dst []float32, ldd int, a, b Operand, p Product, r0, r1 int, scratch []byte)
+	// MatMulBF16 is MatMul of the operands rounded to bfloat16 (halves to even), summed
+	// in float32. A CPU with a bfloat16 dot product adds two products at a time and
+	// takes subnormal numbers for zero, so its bits differ from those of others; on one
+	// machine, and for any split of the rows, they are always the same.
+	MatMulBF16 func(dst []float32, ldd int, a, b Operand, p Product, r0, r1 int, scratch []byte)
 }

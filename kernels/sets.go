@@ -32,6 +32,7 @@ func newGoSet() *Set {
 	s := &Set{Name: "go"}
 	ternaryGo(s)
 	floatGo(s)
+	matMulGo(s)
 	bindFused(s)
 	return s
 }

@@ -1,0 +1,51 @@
+package data
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Error reports a file that cannot be used: where in it, what was found and
+// expected, and what to do about it.
+type Error struct {
+	// Path is the file or directory.
+	Path string
+	// Place is where in the file, such as "line 12" or "byte 40"; may be empty.
+	Place string
+	// What says what was found and what was expected.
+	What string
+	// Hint says what to do; may be empty.
+	Hint string
+	// Err is the cause, if there is one.
+	Err error
+}
+
+// Error returns "data: PATH: PLACE: WHAT; HINT" without the empty parts.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString("data: ")
+	for i, s := range []string{e.Path, e.Place, e.What} {
+		if s == "" {
+			continue
+		}
+		if i > 0 && b.Len() > len("data: ") {
+			b.WriteString(": ")
+		}
+		b.WriteString(s)
+	}
+	if e.Hint != "" {
+		b.WriteString("; " + e.Hint)
+	}
+	return b.String()
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// fileError wraps an error of the file system.
+func fileError(path string, err error, hint string) *Error {
+	return &Error{Path: path, What: err.Error(), Hint: hint, Err: err}
+}
+
+func optionError(format string, args ...any) *Error {
+	return &Error{Path: "options", What: fmt.Sprintf(format, args...)}
+}

@@ -45,6 +45,7 @@ func (c *convertCmd) Run(a *app) error {
 	if a.ctx.Err() != nil {
 		return a.ctx.Err()
 	}
+	c.begin(a, c.Out)
 	if c.To == "nanochat" {
 		err = m.Save(c.Out)
 	} else {

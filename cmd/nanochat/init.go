@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/model"
@@ -37,6 +38,22 @@ func (o *outputFlags) check(path string) error {
 		return &hinted{fmt.Errorf("output %s exists", path), "--force replaces it"}
 	}
 	return nil
+}
+
+// begin arranges that an interrupt while path is written leaves nothing behind:
+// until it is complete a file has a hidden name that starts with its own.
+func (o *outputFlags) begin(a *app, path string) {
+	pattern := filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.tmp-%d-*", filepath.Base(path), os.Getpid()))
+	f := func() {
+		names, err := filepath.Glob(pattern)
+		if err != nil {
+			return // a name with brackets
+		}
+		for _, name := range names {
+			os.Remove(name)
+		}
+	}
+	a.abandon.Store(&f)
 }
 
 // failed names the output in an error of writing it, which may be about a hidden
@@ -100,6 +117,7 @@ func (c *initCmd) Run(a *app) error {
 	if a.ctx.Err() != nil {
 		return a.ctx.Err()
 	}
+	c.begin(a, c.Out)
 	if err := m.Save(c.Out, meta...); err != nil {
 		return c.failed(c.Out, err)
 	}

@@ -49,6 +49,8 @@ type app struct {
 	// colour allows escape sequences on stderr.
 	colour bool
 	model  *kong.Application
+	// abandon removes what a command that is cut off leaves behind.
+	abandon atomic.Pointer[func()]
 }
 
 func main() { os.Exit(realMain()) }
@@ -86,6 +88,9 @@ func realMain() int {
 	case <-done:
 	case <-signals:
 	case <-time.After(grace):
+	}
+	if f := a.abandon.Load(); f != nil {
+		(*f)()
 	}
 	return int(code.Load())
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -131,6 +132,37 @@ func TestInterruptStopsWithin200ms(t *testing.T) {
 		if best > 200*time.Millisecond {
 			t.Errorf("%v: stopped after %v", sig, best)
 		}
+	}
+}
+
+func TestInterruptedInitLeavesNothing(t *testing.T) {
+	cmd := command("init", "small-560m", "interrupted.gguf")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	hidden := func() []string {
+		names, err := filepath.Glob(filepath.Join(dir, ".interrupted.gguf*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	for begun := time.Now(); len(hidden()) == 0 && time.Since(begun) < time.Minute; {
+		time.Sleep(time.Millisecond) // until the file is being written
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 130 {
+		t.Errorf("exit code %d", code)
+	}
+	if names := hidden(); len(names) > 0 {
+		t.Errorf("left behind: %v", names)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "interrupted.gguf")); err == nil {
+		t.Error("an interrupted file is there")
 	}
 }
 

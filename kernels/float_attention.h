@@ -9,10 +9,11 @@
 
 enum { VF_ROWS_MAX = 64, VF_DIRECT_MAX = 3 };
 
-/* One head of a page. ks and vs are NULL for f16. */
+/* One head of a page. ks and vs are NULL for f16. next is the keys that follow. */
 typedef struct {
 	const uint8_t *k, *v;
 	const float *ks, *vs;
+	const uint8_t *next;
 } vf_page;
 
 VF_FN int64_t vf_head_bytes(const nc_kv *kv)
@@ -26,7 +27,7 @@ VF_FN vf_page vf_page_of(const nc_kv *kv, int64_t pos, int64_t head)
 	int64_t n = NC_PAGE * kv->head_dim;
 	const uint8_t *b = kv->slab + kv->pages[pos / NC_PAGE] * kv->page_bytes + kv->layer_offset +
 	                   head * vf_head_bytes(kv);
-	vf_page p = {b, b + 2 * n, NULL, NULL};
+	vf_page p = {b, b + 2 * n, NULL, NULL, b};
 	if (kv->type == NC_KVI8) {
 		p.v = b + n;
 		p.ks = (const float *)(b + 2 * n);
@@ -115,11 +116,23 @@ typedef struct {
 	float m[VF_ROWS_MAX], l[VF_ROWS_MAX];
 } vf_block;
 
-/* Raw scores p[t] of q against the n keys of a page, sixteen at a time. */
-VF_FN void vf_scores_direct(int32_t type, float *p, const float *q, const uint8_t *k, int64_t n,
-                            int64_t d)
+/* A decoded token meets each page once, and pages lie too far apart for the
+ * hardware to foresee: scores ask for the values, values for the next keys. */
+VF_FN void vf_prefetch(const uint8_t *p, int64_t bytes)
+{
+	for (int64_t i = 0; i < bytes; i += 64)
+		__builtin_prefetch(p + i);
+}
+
+VF_FN int64_t vf_stored_bytes(int32_t type, int64_t n) { return type == NC_KVI8 ? n : 2 * n; }
+
+/* Raw scores p[t] of q against the n keys of a page, sixteen at a time. next is
+ * what to prefetch meanwhile. */
+VF_FN void vf_scores_direct(int32_t type, float *p, const float *q, const uint8_t *k,
+                            const uint8_t *next, int64_t n, int64_t d)
 {
 	for (int64_t t = 0; t < n; t += 16) {
+		vf_prefetch(next + vf_stored_bytes(type, t * d), vf_stored_bytes(type, 16 * d));
 		vf acc[16];
 		NC_UNROLL
 		for (int j = 0; j < 16; j++)
@@ -149,7 +162,7 @@ VF_FN void vf_scores_direct(int32_t type, float *p, const float *q, const uint8_
 
 /* o += sum of w[t] times value t, for nv vectors from element i on; nv is a constant. */
 VF_FN void vf_values_direct(int32_t type, int nv, float *o, const float *w, const uint8_t *v,
-                            int64_t n, int64_t d, int64_t i)
+                            const uint8_t *next, int64_t n, int64_t d, int64_t i)
 {
 	vf acc[8];
 	NC_UNROLL
@@ -157,6 +170,7 @@ VF_FN void vf_values_direct(int32_t type, int nv, float *o, const float *w, cons
 		acc[j] = vf_load(o + i + 16 * j);
 	for (int64_t t = 0; t < n; t++) {
 		vf x = vf_set1(w[t]);
+		vf_prefetch(next + vf_stored_bytes(type, t * d + i), vf_stored_bytes(type, 16 * nv));
 		NC_UNROLL
 		for (int j = 0; j < nv; j++)
 			acc[j] = vf_fma(x, vf_stored(type, v, t * d + i + 16 * j, 16), acc[j]);
@@ -166,16 +180,16 @@ VF_FN void vf_values_direct(int32_t type, int nv, float *o, const float *w, cons
 		vf_store(o + i + 16 * j, acc[j]);
 }
 
-VF_FN void vf_all_values_direct(int32_t type, float *o, const float *w, const uint8_t *v, int64_t n,
-                                int64_t d)
+VF_FN void vf_all_values_direct(int32_t type, float *o, const float *w, const uint8_t *v,
+                                const uint8_t *next, int64_t n, int64_t d)
 {
 	int64_t i = 0;
 	for (; i + 128 <= d; i += 128)
-		vf_values_direct(type, 8, o, w, v, n, d, i);
+		vf_values_direct(type, 8, o, w, v, next, n, d, i);
 	for (; i + 64 <= d; i += 64)
-		vf_values_direct(type, 4, o, w, v, n, d, i);
+		vf_values_direct(type, 4, o, w, v, next, n, d, i);
 	for (; i + 16 <= d; i += 16)
-		vf_values_direct(type, 1, o, w, v, n, d, i);
+		vf_values_direct(type, 1, o, w, v, next, n, d, i);
 	if (i < d) {
 		vf acc = vf_loadn(o + i, d - i);
 		for (int64_t t = 0; t < n; t++)
@@ -412,9 +426,9 @@ VF_FN void vf_page_step(int32_t type, vf_block *b, const vf_page *page, int64_t 
 	if (b->rows - r0 <= VF_DIRECT_MAX) {
 		for (int64_t r = r0; r < b->rows; r++) {
 			int64_t n = vf_in_page(b, r, p0);
-			vf_scores_direct(type, p, b->q[r], page->k, n, b->d);
+			vf_scores_direct(type, p, b->q[r], page->k, page->v, n, b->d);
 			VF_NAME(weigh)(b, r, p, page, n);
-			vf_all_values_direct(type, b->o[r], p, page->v, n, b->d);
+			vf_all_values_direct(type, b->o[r], p, page->v, page->next, n, b->d);
 		}
 		return;
 	}
@@ -432,6 +446,7 @@ VF_ENTRY void VF_NAME(attention)(float *dst, int64_t ldd, const float *q, int64_
 	float *work = (float *)(((uintptr_t)scratch + 63) & ~(uintptr_t)63);
 	float *copies = work + 2 * NC_PAGE * d16 + VF_ROWS_MAX * NC_PAGE;
 	vf_block b = {.d = d, .d16 = d16, .scale = a->scale};
+	const int64_t end = (h1 + share - 1) / share;
 	for (int64_t g = h0 / share; h0 < h1; g++) {
 		int64_t he = (g + 1) * share < h1 ? (g + 1) * share : h1, heads = he - h0;
 		for (int64_t first = 0; first < a->n * heads; first += b.rows) {
@@ -456,6 +471,12 @@ VF_ENTRY void VF_NAME(attention)(float *dst, int64_t ldd, const float *q, int64_
 				while (b.seen[r0] <= p0)
 					r0++;
 				vf_page page = vf_page_of(kv, p0, g);
+				/* What is read after it: the next page, or the next head's first. */
+				page.next = page.k;
+				if (p0 + NC_PAGE < b.seen[b.rows - 1])
+					page.next = vf_page_of(kv, p0 + NC_PAGE, g).k;
+				else if (g + 1 < end)
+					page.next = vf_page_of(kv, 0, g + 1).k;
 				if (kv->type == NC_KVI8)
 					vf_page_step(NC_KVI8, &b, &page, r0, p0, work);
 				else

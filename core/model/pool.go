@@ -3,8 +3,10 @@ package model
 import (
 	"errors"
 	"fmt"
+	"runtime"
 
 	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/numa"
 )
 
 // ErrPoolFull is wrapped by errors of a Pool that has no free page.
@@ -41,11 +43,16 @@ func NewPool(m *Model, pages int, t kernels.KVType) (*Pool, error) {
 	if pages < 1 || pages > maxPool/size {
 		return nil, fmt.Errorf("model: a KV pool of %d pages of %d bytes: want 1 to %d pages", pages, size, maxPool/size)
 	}
+	memory, err := numa.Alloc(pages*size, numa.Any, true)
+	if err != nil {
+		return nil, fmt.Errorf("model: a KV pool of %d bytes: %w", pages*size, err)
+	}
 	p := &Pool{
 		kind: t, pageBytes: size, layerBytes: size / m.cfg.Layers,
-		slab: kernels.AlignedBytes(pages * size),
+		slab: memory.Bytes(),
 		refs: make([]int32, pages), free: make([]int32, pages),
 	}
+	runtime.AddCleanup(p, func(memory *numa.Memory) { _ = memory.Free() }, memory)
 	for i := range p.free {
 		p.free[i] = int32(pages - 1 - i)
 	}

@@ -38,16 +38,15 @@ type TokenizerInfo struct {
 
 // Settings are the options that decided what was kept.
 type Settings struct {
-	Seed          uint64        `json:"seed"`
-	ValFraction   float64       `json:"val_fraction"`
-	GroupBy       string        `json:"group_by"`
-	Extensions    []string      `json:"extensions"`
-	Licences      []string      `json:"licences,omitempty"`
-	Filter        FilterOptions `json:"filter"`
-	Dedup         DedupOptions  `json:"dedup"`
-	NGram         int           `json:"ngram"`
-	ShardTokens   int           `json:"shard_tokens"`
-	MaxInputBytes int64         `json:"max_document_bytes"`
+	Seed        uint64        `json:"seed"`
+	ValFraction float64       `json:"val_fraction"`
+	GroupBy     string        `json:"group_by"`
+	Extensions  []string      `json:"extensions"`
+	Licences    []string      `json:"licences,omitempty"`
+	Filter      FilterOptions `json:"filter"`
+	Dedup       DedupOptions  `json:"dedup"`
+	NGram       int           `json:"ngram"`
+	ShardTokens int           `json:"shard_tokens"`
 }
 
 // InputInfo is one input as it was read.

@@ -2,12 +2,13 @@ package model
 
 import (
 	"fmt"
-	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/architehc/nanochat/core/config"
+	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/kernels"
 	"github.com/architehc/nanochat/kernels/team"
 )
@@ -22,20 +23,48 @@ func nano() config.Model {
 }
 
 // BenchmarkForward measures decoding with positions 0 to 127 in the cache, and
-// prefill of 512 tokens: BenchmarkForward/decode/n=1/threads=2.
+// prefill of 512 tokens: BenchmarkForward/nano/decode/threads=2. Of "layer", one
+// layer and no head to speak of, everything stays in the second-level cache.
 func BenchmarkForward(b *testing.B) {
-	for _, streams := range []int{1, 2} {
-		c := nano()
-		c.Streams = streams
-		if v := os.Getenv("LAYERS"); v != "" {
-			fmt.Sscan(v, &c.Layers, &c.Vocab)
-		}
-		m, err := Init(c, 1, Options{HugePages: os.Getenv("HUGE") != ""})
+	layer, streams := nano(), nano()
+	layer.Layers, layer.Vocab = 1, 64
+	streams.Streams = 2
+	for _, x := range []struct {
+		name string
+		c    config.Model
+		o    Options
+	}{{"nano", nano(), Options{}}, {"huge pages", nano(), Options{HugePages: true}}, {"2 streams", streams, Options{}}, {"layer", layer, Options{}}} {
+		m, err := Init(x.c, 1, x.o)
 		require.NoError(b, err)
 		for threads := 1; threads <= min(2, team.DefaultSize()); threads++ {
-			b.Run(fmt.Sprintf("decode/n=%d/threads=%d", streams, threads), func(b *testing.B) { benchmark(b, m, threads, 1, 128) })
-			b.Run(fmt.Sprintf("prefill/n=%d/threads=%d", streams, threads), func(b *testing.B) { benchmark(b, m, threads, 512, 512) })
+			b.Run(fmt.Sprintf("%s/decode/threads=%d", x.name, threads), func(b *testing.B) { benchmark(b, m, threads, 1, 128) })
+			b.Run(fmt.Sprintf("%s/prefill/threads=%d", x.name, threads), func(b *testing.B) { benchmark(b, m, threads, 512, 512) })
 		}
+	}
+}
+
+// BenchmarkLoad opens a file whose pages are in memory, and computes the first
+// logits.
+func BenchmarkLoad(b *testing.B) {
+	m, err := Init(nano(), 1, Options{})
+	require.NoError(b, err)
+	path := filepath.Join(b.TempDir(), "nano.gguf")
+	require.NoError(b, m.Save(path))
+	tm := team.New(min(2, team.DefaultSize()), team.Options{})
+	defer tm.Close()
+	for b.Loop() {
+		f, err := gguf.Open(path)
+		require.NoError(b, err)
+		m, err := Load(f, Options{})
+		require.NoError(b, err)
+		w, err := NewWork(m, tm, 64)
+		require.NoError(b, err)
+		p, err := NewPool(m, 16, kernels.KVF16)
+		require.NoError(b, err)
+		seq := &Seq{}
+		require.NoError(b, p.Grow(seq, 1))
+		require.NoError(b, m.Forward(w, p, &Step{Tokens: []int32{1}, Seqs: []SeqStep{{seq, 1, LogitsLast}}}))
+		require.NoError(b, f.Close())
 	}
 }
 

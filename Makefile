@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-COUNT   ?= 2000
+COUNT   ?= 5000
 MODEL   ?= build/nano-5m.gguf
 PROMPT  ?= fn main() {
 
@@ -15,7 +15,7 @@ export GOFLAGS := -mod=readonly -buildvcs=false
 export NANOCHAT_PYTHON := $(CURDIR)/.venv/bin/python
 
 # Packages with goroutines of their own, for the race detector.
-RACE := ./core/infer/... ./core/internal/... ./core/gguf ./core/model ./kernels/team ./kernels/tune ./kernels/numa
+RACE := ./core/chat ./core/infer/... ./core/internal/... ./core/gguf ./core/model ./kernels/team ./kernels/tune ./kernels/numa
 # What is checked under emulation: arithmetic that must give the same bits.
 ARM64 := ./kernels ./core/internal/rng ./core/ternary ./core/mhc ./core/sample
 ARM64_ENV := GOARCH=arm64 CGO_ENABLED=1 CC=aarch64-linux-gnu-gcc QEMU_LD_PREFIX=/usr/aarch64-linux-gnu

@@ -87,28 +87,28 @@ func checkMatMul(op string, dst []float32, ldd int, a, b *Operand, p *Product, r
 	if p.M < 0 || p.N < 0 || p.K < 0 || r0 < 0 || r0 > r1 || r1 > p.M {
 		panic(fmt.Sprintf("kernels: %s: rows %d to %d of a product of %d by %d over %d", op, r0, r1, p.M, p.N, p.K))
 	}
-	checkRows(op+" dst", len(dst), ldd, p.M, p.N)
-	a.check(op+" a", p.M, p.K)
-	b.check(op+" b", p.K, p.N)
+	checkRows(op, "dst", len(dst), ldd, p.M, p.N)
+	a.check(op, "a", p.M, p.K)
+	b.check(op, "b", p.K, p.N)
 	checkLen("scratch", len(scratch), MatMulScratch())
 }
 
-func (o *Operand) check(what string, rows, cols int) {
+func (o *Operand) check(op, what string, rows, cols int) {
 	if o.Trans {
 		rows, cols = cols, rows
 	}
 	if o.F32 != nil && o.BF16 != nil {
-		panic("kernels: " + what + " has both F32 and BF16")
+		panic("kernels: " + op + ": " + what + " has both F32 and BF16")
 	}
-	checkRows(what, len(o.F32)+len(o.BF16), o.Stride, rows, cols)
+	checkRows(op, what, len(o.F32)+len(o.BF16), o.Stride, rows, cols)
 }
 
 // checkRows panics unless n elements hold rows of cols elements, stride apart.
-func checkRows(what string, n, stride, rows, cols int) {
+func checkRows(op, what string, n, stride, rows, cols int) {
 	if rows == 0 || cols == 0 {
 		return
 	}
 	if stride < cols || n < cols || (n-cols)/stride < rows-1 {
-		panic(fmt.Sprintf("kernels: %s has %d elements in rows %d apart, want %d rows of %d", what, n, stride, rows, cols))
+		panic(fmt.Sprintf("kernels: %s: %s has %d elements in rows %d apart, want %d rows of %d", op, what, n, stride, rows, cols))
 	}
 }

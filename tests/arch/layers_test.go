@@ -26,6 +26,7 @@ var layers = map[string]row{
 	"core/gguf":           {2, nil},
 	"core/mhc":            {2, nil},
 	"core/data":           {2, []string{"github.com/klauspost/compress", "github.com/parquet-go/parquet-go"}},
+	"core/optim":          {3, nil},
 	"core/model":          {3, nil},
 	"core/infer":          {4, nil},
 	"core/chat":           {5, nil},

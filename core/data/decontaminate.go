@@ -16,8 +16,9 @@ type overlap struct {
 func newOverlap(n int) *overlap { return &overlap{n: n, grams: map[uint64]struct{}{}} }
 
 // learn enters the n-grams of an evaluation text. Grams in which fewer than half
-// of the words are different words with a letter are left out: lists of numbers
-// and repetitions are found in texts that have nothing to do with each other.
+// of the words are different ones of two or more characters with a letter are
+// left out: lists of numbers, the alphabet and repetitions are found in texts that
+// have nothing to do with each other.
 func (o *overlap) learn(text string) {
 	o.docs++
 	var words []uint64

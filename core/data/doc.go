@@ -20,10 +20,12 @@
 // An epoch is: the documents in an order shuffled by (seed, epoch), each behind
 // a BOS token and, where the vocabulary has another token for ends, before an
 // EOS token; this stream cut into rows of SeqLen tokens, whatever document they
-// belong to; the rows in an order shuffled by (seed, epoch). Every token but the
-// first BOS of an epoch is a target exactly once per epoch. Batch.Starts says
-// for each token where in its row its document begins, so that attention can be
-// kept within documents.
+// belong to; the rows in an order shuffled by (seed, epoch). Every token of text
+// is a target exactly once per epoch, and so is every end of a document: EOS, or
+// the BOS of the next one where they are the same token. (Without a BOS token
+// nothing stands before the first token of a document, and it is no target.)
+// Batch.Starts says for each token where in its row its document begins, so that
+// attention can be kept within documents.
 //
 // Cutting the stream wastes nothing, in contrast to packing that crops documents
 // so that every row begins with one: at 256 tokens a row a source file fills
@@ -37,8 +39,8 @@
 // better, too). The part is decoded, cut at two uniform character positions and
 // its three parts are tokenised on their own, as they are at inference: cuts
 // between tokens would never show the model the middle of a word. The price is
-// that the parts need a few tokens more than the text did: they are taken from
-// the end of the suffix, and are not learned in that epoch.
+// that the parts need a few tokens more than the text did: so many are given up
+// at the end of the part, and are not learned in that epoch.
 //
 // # Shard format, version 1
 //

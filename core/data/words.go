@@ -3,7 +3,7 @@ package data
 // eachWord calls f with the hash of each word of text. A word is a run of
 // letters, digits, underscores and bytes beyond ASCII; with punctuation, so is
 // every other byte that is not white space. With fold, the case of ASCII letters
-// does not matter. alpha says that the word has a letter.
+// does not matter. alpha says that the word has a letter and is longer than that.
 func eachWord(text string, punctuation, fold bool, f func(hash uint64, alpha bool)) {
 	const (
 		offset = 14695981039346656037 // FNV-1a, 64 bits
@@ -18,7 +18,7 @@ func eachWord(text string, punctuation, fold bool, f func(hash uint64, alpha boo
 			i++
 			continue
 		}
-		h, alpha := uint64(offset), false
+		h, alpha, start := uint64(offset), false, i
 		for ; i < len(text) && byteClass[text[i]] >= classDigit; i++ {
 			c := text[i]
 			letter := byteClass[c] == classLetter
@@ -28,7 +28,7 @@ func eachWord(text string, punctuation, fold bool, f func(hash uint64, alpha boo
 			}
 			h = (h ^ uint64(c)) * prime
 		}
-		f(mix(h), alpha)
+		f(mix(h), alpha && i-start > 1)
 	}
 }
 

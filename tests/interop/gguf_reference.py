@@ -102,9 +102,7 @@ def write(directory):
         q6[:, 209] &= 0x3F  # a finite scale
         w.add_tensor("t.Q6_K", q6, raw_dtype=GGMLQuantizationType.Q6_K)
         for dtype in (np.int8, np.int16, np.int32, np.int64, np.float64):
-            w.add_tensor(
-                "n." + dtype.__name__, rng.integers(-100, 100, size=(2, 3, i + 1)).astype(dtype)
-            )
+            w.add_tensor("n." + dtype.__name__, rng.integers(-100, 100, size=(2, 3, i + 1)).astype(dtype))
         w.write_header_to_file()
         w.write_kv_data_to_file()
         w.write_tensors_to_file()

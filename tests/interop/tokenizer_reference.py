@@ -88,9 +88,7 @@ def document(r: random.Random, size: int) -> str:
         elif k < 0.92:
             s = r.choice(EMOJI)
         elif k < 0.94:
-            s = "".join(
-                r.choice("abcdefghijklmnopqrstuvwxyz_0123456789") for _ in range(r.randrange(1, 40))
-            )
+            s = "".join(r.choice("abcdefghijklmnopqrstuvwxyz_0123456789") for _ in range(r.randrange(1, 40)))
         elif k < 0.95:
             s = r.choice([" ", "=", "-", "a", "\n", "ab", "é", "1", "\u0301"]) * r.randrange(1, 300)
         elif k < 0.953:
@@ -119,9 +117,7 @@ def from_files(paths: list[str], size: int):
     got = 0
     for path in paths:
         with open(path, "rb") as f:
-            for line in io.TextIOWrapper(
-                zstandard.ZstdDecompressor().stream_reader(f), encoding="utf-8"
-            ):
+            for line in io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(f), encoding="utf-8"):
                 row = json.loads(line)
                 text = row.get("text") or row.get("content") or ""
                 yield text
@@ -168,9 +164,7 @@ def make(folder: Path, size: int, files: list[str]) -> None:
         if pattern:  # ids after the merges, as in Llama-3
             t.add_special_tokens([AddedToken(s, normalized=False) for s in SPECIAL])
             bos = SPECIAL[0]
-            t.post_processor = TemplateProcessing(
-                single=f"{bos} $A", special_tokens=[(bos, t.token_to_id(bos))]
-            )
+            t.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, t.token_to_id(bos))])
         t.save(str(folder / f"{name}.json"))
 
     # Without the last merges of each kind some tokens can be made by ignore_merges only.

@@ -70,7 +70,7 @@ func BenchmarkLoad(b *testing.B) {
 
 // benchmark runs steps of n tokens, from an empty sequence again at position limit.
 func benchmark(b *testing.B, m *Model, threads, n, limit int) {
-	tm := team.New(threads, team.Options{Pin: true})
+	tm := team.New(threads, team.Options{})
 	defer tm.Close()
 	w, err := NewWork(m, tm, n)
 	require.NoError(b, err)

@@ -20,6 +20,10 @@ type ConvertOptions struct {
 	// whole rows. It has no meaning without Quantize, where the longest length that
 	// fits all matrices is found.
 	Group int
+	// Embedding is the storage type of embedding and head: "f16" or "q8_0", which
+	// rounds, is half the bytes, and half the time where a head is read from memory
+	// for every token. The default value keeps these two and makes others f16.
+	Embedding string
 }
 
 // Convert makes a nanochat model of a foreign one: tiles with half-precision
@@ -36,6 +40,11 @@ func (m *Model) Convert(o ConvertOptions) (*Model, error) {
 	}
 	n.rope.base, n.rope.scale, n.rope.factors = m.rope.base, m.rope.scale, m.rope.factors
 	n.rope.rotary, n.rope.limit = m.rope.rotary, m.rope.limit
+	switch o.Embedding {
+	case "", config.TypeF16, config.TypeQ8_0:
+	default:
+		return nil, fmt.Errorf("model: convert: embedding %q is neither %q nor %q", o.Embedding, config.TypeF16, config.TypeQ8_0)
+	}
 	o.Quantize = o.Quantize && m.hasDense()
 	var err error
 	if n.cfg.Group, err = m.commonGroup(o); err != nil {
@@ -46,7 +55,7 @@ func (m *Model) Convert(o ConvertOptions) (*Model, error) {
 		s := &slots[i]
 		switch {
 		case s.dense != nil:
-			return s.toStorage()
+			return s.toStorage(o.Embedding)
 		case s.lin == nil:
 			return nil
 		}
@@ -164,19 +173,30 @@ func (s *slot) is(name string) bool {
 	return n == 2 && rest == name+".weight"
 }
 
-// toStorage makes the embedding s f16 unless it is f16 or q8_0.
-func (s *slot) toStorage() error {
+// toStorage makes the embedding s the given type, "" for f16 unless it is f16 or
+// q8_0.
+func (s *slot) toStorage(name string) error {
 	w := s.dense
-	if w.Type == kernels.F16 || w.Type == kernels.Q8_0 || w.Data == nil {
+	if name == "" && w.Type == kernels.Q8_0 {
+		name = config.TypeQ8_0
+	}
+	t := denseType(name)
+	if w.Type == t {
 		return nil
 	}
-	out := kernels.Dense{Rows: w.Rows, Cols: w.Cols, Type: kernels.F16, Data: kernels.AlignedBytes(2 * w.Rows * w.Cols)}
+	n, b := gguf.Type(t).BlockSize()
+	if w.Cols%n != 0 {
+		return fmt.Errorf("model: convert: tensor %q: rows of %d are not whole blocks of %s", s.name, w.Cols, name)
+	}
+	size := w.Cols / n * b
+	out := kernels.Dense{Rows: w.Rows, Cols: w.Cols, Type: t, Data: kernels.AlignedBytes(w.Rows * size)}
 	row := make([]float32, w.Cols)
 	for r := range w.Rows {
-		if err := denseRow(row, w, r); err != nil {
-			return err
+		err := denseRow(row, w, r)
+		if err == nil {
+			err = gguf.Quantize(out.Data[r*size:(r+1)*size], gguf.Type(t), row)
 		}
-		if err := gguf.Quantize(out.Data[2*r*w.Cols:2*(r+1)*w.Cols], gguf.F16, row); err != nil {
+		if err != nil {
 			return fmt.Errorf("model: convert: tensor %q, row %d: %w", s.name, r, err)
 		}
 	}

@@ -46,21 +46,21 @@ func TestExportConvert(t *testing.T) {
 					foreign, err := Load(open(t, path), Options{})
 					require.NoError(t, err)
 					require.Equal(t, map[string]string{"bitnet relu2": archBitnetB158, archBitnet: archBitnet, archLlama: archLlama}[kind], foreign.Arch())
-					ids := text(c, 40)
-					want := run(t, m, 1, kernels.KVF16, ids, 40)
+					ids := text(c, 12)
+					want := run(t, m, 1, kernels.KVF16, ids, 12)
 					if typ == gguf.TQ2_0 { // only head dimensions changed places, which moves a few roundings
-						got := run(t, foreign, 1, kernels.KVF16, ids, 40)
+						got := run(t, foreign, 1, kernels.KVF16, ids, 12)
 						for i := range got {
 							require.InDeltaSlice(t, want[i], got[i], 0.1)
 						}
 					}
 					back, err := foreign.Convert(ConvertOptions{})
 					require.NoError(t, err)
-					require.Equal(t, want, run(t, back, 1, kernels.KVF16, ids, 40))
+					require.Equal(t, want, run(t, back, 1, kernels.KVF16, ids, 12))
 					require.NoError(t, back.Save(filepath.Join(dir, "back.gguf")))
 					again, err := Load(open(t, filepath.Join(dir, "back.gguf")), Options{})
 					require.NoError(t, err)
-					require.Equal(t, want, run(t, again, 1, kernels.KVF16, ids, 40))
+					require.Equal(t, want, run(t, again, 1, kernels.KVF16, ids, 12))
 					require.Equal(t, "tokenizer.ggml.model", again.Meta()[0].Key)
 				})
 			}
@@ -153,6 +153,14 @@ func TestConvertDense(t *testing.T) {
 	require.Equal(t, want, n.layers[1].up.ternary)
 	_, err = m.Convert(ConvertOptions{Quantize: true, Group: 7})
 	require.ErrorContains(t, err, "group 7")
+	n, err = n.Convert(ConvertOptions{Embedding: config.TypeQ8_0})
+	require.NoError(t, err)
+	require.Equal(t, kernels.Q8_0, n.embed.Type)
+	require.Equal(t, config.TypeQ8_0, n.Config().Embedding)
+	require.Equal(t, want, n.layers[1].up.ternary)
+	require.NoError(t, n.Save(filepath.Join(dir, "q8.gguf")))
+	_, err = n.Convert(ConvertOptions{Embedding: "q4_0"})
+	require.ErrorContains(t, err, "q4_0")
 }
 
 // I2_S: four codes to a byte, the first in the high bits, 128 weights in 32

@@ -99,7 +99,7 @@ func (c *worker) use(own *lane, n int) {
 		c.lane = c.w.shared
 		c.lo, c.hi = c.t.Range(n, 1)
 	}
-	c.in.act.N, c.attOut.act.N, c.ff.act.N = n, n, n
+	c.in.act.N, c.attOut.act.N, c.ff.act.N, c.finalAct.N = n, n, n, n
 }
 
 // share ends token work: what the workers put into a shared lane becomes visible.
@@ -274,6 +274,10 @@ func (c *worker) narrow() {
 func (c *worker) finish(i int, s []float32) {
 	f := row(c.final, i, c.m.cfg.Dim)
 	mhc.Collapse(c.k, f, s)
+	if a := &c.finalAct; a.Q != nil {
+		a.Scale[i] = c.k.RMSNormQuantize(a.Q[i*a.Stride:(i+1)*a.Stride], a.Sums[i:i+1], f, f, c.m.norm, c.eps, a.Group)
+		return
+	}
 	c.k.RMSNorm(f, f, c.m.norm, c.eps)
 }
 
@@ -285,9 +289,14 @@ func (c *worker) head() {
 		return
 	}
 	logits := c.w.logits
-	if c.n == 1 {
+	switch int8 := c.finalAct.Q != nil; {
+	case int8 && c.n == 1:
+		c.k.Q8GEMV(logits[:cfg.Vocab], &c.m.head, &c.finalAct, lo, hi)
+	case int8:
+		c.k.Q8GEMM(logits, cfg.Vocab, &c.m.head, &c.finalAct, lo, hi)
+	case c.n == 1:
 		c.k.DenseGEMV(logits[:cfg.Vocab], &c.m.head, c.final[:cfg.Dim], lo, hi)
-	} else {
+	default:
 		c.k.DenseGEMM(logits, cfg.Vocab, &c.m.head, c.final, cfg.Dim, c.n, lo, hi)
 	}
 	if cfg.LogitSoftcap > 0 {

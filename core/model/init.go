@@ -1,6 +1,7 @@
 package model
 
 import (
+	"fmt"
 	"math"
 
 	"github.com/architehc/nanochat/core/config"
@@ -24,6 +25,9 @@ func Init(c config.Model, seed uint64, o Options) (*Model, error) {
 	}
 	if err := checkStorage(c); err != nil {
 		return nil, err
+	}
+	if o.Context > c.Context {
+		return nil, fmt.Errorf("model: a context of %d positions was asked for, the configuration has %d", o.Context, c.Context)
 	}
 	m, err := newModel(c, arch, o.withDefaults())
 	if err != nil {

@@ -63,6 +63,11 @@ type layer struct {
 	ffnSub         []float32 // [FFN]
 }
 
+// int8Head reports whether the head multiplies int8 activations, as ternary
+// projections do: those in q8_0 of our own architecture. Foreign models keep the
+// float product that they were made with.
+func (m *Model) int8Head() bool { return m.arch == arch && m.head.Type == kernels.Q8_0 }
+
 // linear is a projection: a ternary matrix, or in foreign models a dense one.
 type linear struct {
 	ternary *kernels.Ternary

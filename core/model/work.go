@@ -44,12 +44,13 @@ type Work struct {
 // A lane is the memory of token-wise work. With many tokens the workers share
 // one, each for its part of the tokens; with few each has its own.
 type lane struct {
-	x, next    []float32  // [tokens][Streams·Dim], the residual streams
-	initial    []float32  // [tokens][Dim], the embedding, with ResidualScalars
-	final      []float32  // [tokens][Dim], in front of the head
-	coefs      []mhc.Coef // [tokens], if they depend on the token
-	in         input      // of q, k, v and gate, up: [tokens][Dim]
-	attOut, ff input      // of o: [tokens][Heads·HeadDim], and down: [tokens][FFN]
+	x, next    []float32   // [tokens][Streams·Dim], the residual streams
+	initial    []float32   // [tokens][Dim], the embedding, with ResidualScalars
+	final      []float32   // [tokens][Dim], in front of the head
+	finalAct   kernels.Act // the same in int8, if the head takes that
+	coefs      []mhc.Coef  // [tokens], if they depend on the token
+	in         input       // of q, k, v and gate, up: [tokens][Dim]
+	attOut, ff input       // of o: [tokens][Heads·HeadDim], and down: [tokens][FFN]
 }
 
 // input is vectors on their way into projections: int8 if some projection of the
@@ -162,6 +163,9 @@ func newLane(m *Model, kinds [3]inputKind, tokens int) lane {
 	if c.Streams > 1 && c.MHCDynamic {
 		l.coefs = make([]mhc.Coef, tokens)
 	}
+	if m.int8Head() {
+		l.finalAct = *kernels.NewAct(tokens, c.Dim, c.Dim)
+	}
 	for i, in := range []*input{&l.in, &l.attOut, &l.ff} {
 		if kinds[i].ternary {
 			in.act = *kernels.NewAct(tokens, kinds[i].cols, kinds[i].group)
@@ -203,7 +207,9 @@ func (w *Work) Bytes() int64 {
 func (l *lane) bytes() int {
 	n := 4 * (len(l.x) + len(l.next) + len(l.initial) + len(l.final))
 	for _, in := range []*input{&l.in, &l.attOut, &l.ff} {
-		n += len(in.act.Q) + 4*len(in.act.Scale) + 4*len(in.act.Sums) + 4*len(in.dense)
+		n += actBytes(&in.act) + 4*len(in.dense)
 	}
-	return n
+	return n + actBytes(&l.finalAct)
 }
+
+func actBytes(a *kernels.Act) int { return len(a.Q) + 4*len(a.Scale) + 4*len(a.Sums) }

@@ -25,6 +25,7 @@ func newCSet(name string, c *cset) *Set {
 	bindTernary(&s, c)
 	bindFloat(&s, c)
 	bindMatMul(&s, c)
+	bindQ8(&s, c)
 	bindFused(&s)
 	return &s
 }

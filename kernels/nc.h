@@ -7,6 +7,7 @@
  *   one of the X-lists below, so sets.c is a table. A member that is NULL keeps
  *   the Go reference: a variant may be incomplete and still be right.
  * - ISAs of ternary ops: scalar avx2 avxvnni avx512vnni256 avx512vnni neon.
+ *   ISAs of Q8 ops:      scalar avx2 avxvnni avx512vnni neon.
  *   ISAs of float ops:   scalar avx2 avx512 neon.
  *   A set is a pair of those (sets.c): "avxvnni" takes the float ops of avx2.
  * - One source file per ISA and family: ternary_avx2.c, dense_avx2.c. The whole
@@ -123,6 +124,10 @@ struct nc_set {
 	                   int64_t n, int64_t r0, int64_t r1);
 	void (*dense_row)(float *dst, const nc_dense *w, int64_t r);
 
+	void (*q8_gemv)(float *dst, const nc_dense *w, const nc_act *x, int64_t r0, int64_t r1);
+	void (*q8_gemm)(float *dst, int64_t ldd, const nc_dense *w, const nc_act *x, int64_t r0,
+	                int64_t r1);
+
 	void (*rmsnorm)(float *dst, const float *x, const float *weight, float eps, int64_t n);
 	void (*add)(float *dst, const float *x, const float *y, int64_t n);
 	void (*axpy)(float *dst, float a, const float *x, int64_t n);
@@ -166,6 +171,19 @@ NC_DECLARE_TERNARY(avxvnni)
 NC_DECLARE_TERNARY(avx512vnni256)
 NC_DECLARE_TERNARY(avx512vnni)
 NC_DECLARE_TERNARY(neon)
+
+#define NC_Q8_OPS(isa) .q8_gemv = nc_q8_gemv_##isa, .q8_gemm = nc_q8_gemm_##isa
+
+#define NC_DECLARE_Q8(isa)                                                                          \
+	void nc_q8_gemv_##isa(float *dst, const nc_dense *w, const nc_act *x, int64_t r0, int64_t r1);  \
+	void nc_q8_gemm_##isa(float *dst, int64_t ldd, const nc_dense *w, const nc_act *x, int64_t r0,  \
+	                      int64_t r1);
+
+NC_DECLARE_Q8(scalar)
+NC_DECLARE_Q8(avx2)
+NC_DECLARE_Q8(avxvnni)
+NC_DECLARE_Q8(avx512vnni)
+NC_DECLARE_Q8(neon)
 
 /* nc_f16_to_f32 is exact for every half-precision value. */
 NC_INLINE float nc_f16_to_f32(uint16_t h)

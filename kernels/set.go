@@ -148,6 +148,16 @@ type Set struct {
 	// DenseRow writes row r of w to dst [Cols].
 	DenseRow func(dst []float32, w *Dense, r int)
 
+	// Q8GEMV computes dst[r] = a·Σ_b d[r,b]·Σ_{k∈b} w[r,k]·q[k] for rows r0 ≤ r < r1 of
+	// token 0 of x, with a Q8_0 matrix of blocks b of 32 columns and scales d. Lane l
+	// of eight goes over b, ascending from 0, by fma(d, p, lane) with p the exact sum
+	// over columns 4l..4l+3 of the block; then lanes 4 apart are added, 2, and 1, and
+	// the scale a = x.Scale is multiplied last. w may be -128, q is within ±127, as
+	// Quantize leaves it. x.Group and x.Sums are not read.
+	Q8GEMV func(dst []float32, w *Dense, x *Act, r0, r1 int)
+	// Q8GEMM is Q8GEMV for every token of x: dst[t*ldd+r].
+	Q8GEMM func(dst []float32, ldd int, w *Dense, x *Act, r0, r1 int)
+
 	// RMSNorm computes dst = x / sqrt(mean(x²)+eps) · weight. dst may be x.
 	// A nil weight means all ones.
 	RMSNorm func(dst, x, weight []float32, eps float32)

@@ -33,6 +33,7 @@ func newGoSet() *Set {
 	ternaryGo(s)
 	floatGo(s)
 	matMulGo(s)
+	q8Go(s)
 	bindFused(s)
 	return s
 }

@@ -92,6 +92,14 @@ MM_FN void mm_tile(float *dst, int64_t ldd, const float *a, const float *b, int6
 				}
 			}
 	}
+	/* The next tile's part of dst, or what stands behind the row. */
+	NC_UNROLL
+	for (int i = 0; i < MM_ROWS; i++)
+		if (i < rows) {
+			NC_UNROLL
+			for (int v = 0; v < vecs; v++)
+				__builtin_prefetch(dst + i * ldd + 16 * (vecs + v), 1);
+		}
 	for (int64_t u = 0; u < units; u++, a += MM_ROWS, b += 16 * vecs) {
 		vf x[MM_VECS];
 		NC_UNROLL

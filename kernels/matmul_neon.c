@@ -12,7 +12,8 @@
 
 VF_FN vf vf_round_bf16(vf x)
 {
-	VF_EACH {
+	VF_EACH
+	{
 		uint32x4_t u = vreinterpretq_u32_f32(x.v[i]);
 		uint32x4_t odd = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
 		uint32x4_t r = vaddq_u32(u, vaddq_u32(odd, vdupq_n_u32(0x7fff)));

@@ -11,7 +11,8 @@
 
 VF_FN vf vf_round_bf16(vf x)
 {
-	VF_EACH {
+	VF_EACH
+	{
 		uint32_t u;
 		memcpy(&u, &x.v[i], 4);
 		u = (u & 0x7fffffff) > 0x7f800000 ? u | 0x400000 : u + 0x7fff + (u >> 16 & 1);

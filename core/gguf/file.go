@@ -124,6 +124,16 @@ func (f *File) attach(b []byte) {
 	}
 }
 
+// Release gives back the memory that holds tensor data of a mapped file: for a
+// caller that has copied what it uses. Data stays valid and is read from the file
+// again.
+func (f *File) Release() error {
+	if f.mapping == nil {
+		return nil
+	}
+	return f.mapping.Release()
+}
+
 // Close unmaps the file. No Data may be used afterwards.
 func (f *File) Close() error {
 	if f.mapping == nil {

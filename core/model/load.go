@@ -72,6 +72,9 @@ func Load(f *gguf.File, o Options) (*Model, error) {
 	if err := m.finish(o); err != nil {
 		return nil, f.Errorf(nil, "%v", err)
 	}
+	if o.HugePages {
+		_ = f.Release() // what it refuses costs memory, nothing else
+	}
 	return m, nil
 }
 

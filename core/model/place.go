@@ -4,33 +4,44 @@ import (
 	"fmt"
 	"runtime"
 
+	"github.com/architehc/nanochat/core/gguf"
+	"github.com/architehc/nanochat/kernels"
 	"github.com/architehc/nanochat/kernels/numa"
 )
 
-// moveToHugePages copies tiles, embedding, head and dense projections into one
-// block of huge pages, which large matrices are read from with fewer misses of
-// the address translation. The block is freed with the model.
+// moveToHugePages copies tiles, scales, embedding, head and dense projections, in
+// the order of their use, into one block of huge pages, which large matrices are
+// read from with fewer misses of the address translation. The block is freed with
+// the model.
 func (m *Model) moveToHugePages() error {
-	var parts []*[]byte
-	if !m.cfg.TieEmbeddings {
-		parts = append(parts, &m.head.Data)
+	type part struct {
+		data []byte
+		set  func([]byte)
 	}
-	parts = append(parts, &m.embed.Data)
+	var parts []part
+	dense := func(w *kernels.Dense) {
+		parts = append(parts, part{w.Data, func(b []byte) { w.Data = b }})
+	}
 	for i := range m.layers {
 		for _, p := range m.layers[i].projections() {
-			switch {
-			case p.ternary != nil:
-				parts = append(parts, &p.ternary.Tiles)
-			case p.dense != nil:
-				parts = append(parts, &p.dense.Data)
+			if w := p.ternary; w != nil {
+				parts = append(parts,
+					part{w.Tiles, func(b []byte) { w.Tiles = b }},
+					part{gguf.Bytes(w.Scales), func(b []byte) { w.Scales = gguf.View[uint16](b) }})
+			} else if p.dense != nil {
+				dense(p.dense)
 			}
 		}
 	}
+	if !m.cfg.TieEmbeddings {
+		dense(&m.head)
+	}
+	dense(&m.embed)
 	total := 0
 	at := make([]int, len(parts))
 	for i, p := range parts {
 		at[i] = total
-		total += (len(*p) + 63) &^ 63
+		total += (len(p.data) + 63) &^ 63
 	}
 	memory, err := numa.Alloc(total, numa.Any, true)
 	if err != nil {
@@ -38,9 +49,10 @@ func (m *Model) moveToHugePages() error {
 	}
 	block := memory.Bytes()
 	_ = parallel(len(parts), func(i int) error { // no part fails
-		to := block[at[i] : at[i]+len(*parts[i]) : at[i]+len(*parts[i])]
-		copy(to, *parts[i])
-		*parts[i] = to
+		n := len(parts[i].data)
+		to := block[at[i] : at[i]+n : at[i]+n]
+		copy(to, parts[i].data)
+		parts[i].set(to)
 		return nil
 	})
 	if m.cfg.TieEmbeddings {

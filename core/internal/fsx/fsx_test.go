@@ -274,8 +274,11 @@ func TestMap(t *testing.T) {
 	// The mapping keeps the old file when the path is replaced.
 	require.NoError(t, save(fsx.OS(), path, contents('x', 10)))
 	require.Equal(t, want, m.Bytes())
+	require.NoError(t, m.Release())
+	require.Equal(t, want, m.Bytes(), "pages come back from the file")
 	require.NoError(t, m.Close())
 	require.NoError(t, m.Close())
+	require.NoError(t, m.Release())
 
 	require.NoError(t, os.WriteFile(path, nil, 0o666))
 	m, err = fsx.Map(path)

@@ -49,6 +49,15 @@ func Map(path string) (*Mapping, error) {
 // Bytes is the contents. They must not be written to, nor used after Close.
 func (m *Mapping) Bytes() []byte { return m.b }
 
+// Release gives back the memory that holds pages of the file. It changes nothing
+// but that: a page that is read again comes back from the file.
+func (m *Mapping) Release() error {
+	if m.b == nil {
+		return nil
+	}
+	return releaseFile(m.b)
+}
+
 // Close unmaps the file. Later calls do nothing and return the same error.
 func (m *Mapping) Close() error {
 	m.once.Do(func() {

@@ -14,8 +14,9 @@
 // keys, norms in front of the output and the down projection (sub-norms), a soft
 // cap on logits, and per layer one scalar on the residual stream and one on the
 // embedding that is added to it. Residual streams are mixed as package mhc
-// defines. Projections are ternary with int8 activations, the embedding and the
-// head are f16 or q8_0. Foreign models may have dense projections.
+// defines. Projections are ternary with int8 activations; the embedding and the
+// head are f16 or q8_0, and a q8_0 head takes int8 activations too. Foreign models
+// may have dense projections, and their heads take float activations.
 //
 // # One answer
 //

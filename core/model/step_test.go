@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -182,20 +183,36 @@ func TestForwardDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// requireClose allows for keys and values that round to the other half-precision
+// neighbour, which moves logits of magnitude 1 by some thousandths.
+func requireClose(t *testing.T, want, got [][]float32, name string) {
+	t.Helper()
+	require.Equal(t, len(want), len(got), name)
+	sum, n := 0.0, 0
+	for i := range want {
+		require.InDeltaSlice(t, want[i], got[i], 2e-2, name)
+		for j := range want[i] {
+			d := float64(want[i][j]) - float64(got[i][j])
+			sum += d * d
+			n++
+		}
+	}
+	require.Less(t, math.Sqrt(sum/float64(n)), 1e-3, name)
+}
+
 // Query head h reads key/value head h/(Heads/KVHeads).
 func TestHeadGroups(t *testing.T) {
 	for _, x := range [][2]int{{4, 4}, {4, 2}, {8, 2}, {16, 4}, {6, 3}} {
 		c := small()
 		c.Heads, c.KVHeads, c.HeadDim = x[0], x[1], 16
+		c.Head = config.TypeF16 // which does not round activations to int8
 		for seed := range uint64(3) {
 			m := initModel(t, c, seed, nil)
 			densify(t, m)
 			ids := text(c, 20)
 			got := run(t, m, 2, kernels.KVF16, ids, 7, 1)
 			want := reference(t, m, ids)
-			for i := range ids {
-				require.InDeltaSlice(t, want[i], got[i], 1e-3, fmt.Sprint(x, seed))
-			}
+			requireClose(t, want, got, fmt.Sprint(x, seed))
 		}
 	}
 }
@@ -205,6 +222,7 @@ func TestHeadGroups(t *testing.T) {
 func TestStreamsStartAsThePlainNetwork(t *testing.T) {
 	base := small()
 	base.NormEps = 1e-9 // what is left of the streams' different magnitudes
+	base.Head = config.TypeF16
 	plain := initModel(t, base, 4, nil)
 	densify(t, plain)
 	ids := text(small(), 30)
@@ -230,9 +248,7 @@ func TestStreamsStartAsThePlainNetwork(t *testing.T) {
 				}
 				m.embed, m.head, m.norm = plain.embed, plain.head, plain.norm
 				got := run(t, m, 1, kernels.KVF16, ids, 30)
-				for i := range got {
-					require.InDeltaSlice(t, want[i], got[i], 1e-3, fmt.Sprint(n, kind, dynamic))
-				}
+				requireClose(t, want, got, fmt.Sprint(n, kind, dynamic))
 			}
 		}
 	}

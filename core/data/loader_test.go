@@ -334,6 +334,14 @@ func TestCloseMidEpoch(t *testing.T) {
 			require.ErrorIs(t, err, ErrClosed)
 		}
 	}
+	noMoreGoroutines(t, before)
+}
+
+// noMoreGoroutines waits for goroutines that are about to end.
+func noMoreGoroutines(t testing.TB, before int) {
+	for end := time.Now().Add(time.Second); runtime.NumGoroutine() > before && time.Now().Before(end); {
+		runtime.Gosched()
+	}
 	require.LessOrEqual(t, runtime.NumGoroutine(), before)
 }
 
@@ -422,4 +430,20 @@ func BenchmarkLoader(b *testing.B) {
 			b.ReportMetric(float64(64*256*b.N)/b.Elapsed().Seconds()/1e6, "Mtok/s")
 		})
 	}
+}
+
+// TestWaitIsMeasured: a consumer that does nothing else waits most of the time.
+func TestWaitIsMeasured(t *testing.T) {
+	v, docs := numbered(30000)
+	l := load(t, dataset(t, v, 1, docs), LoaderOptions{Rows: 64, SeqLen: 4096})
+	start := time.Now()
+	var sum time.Duration
+	for range 10 {
+		b, err := l.Next(t.Context())
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, b.Wait, time.Duration(0))
+		sum += b.Wait
+	}
+	require.Positive(t, sum)
+	require.LessOrEqual(t, sum, time.Since(start))
 }

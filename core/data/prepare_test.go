@@ -357,7 +357,7 @@ func TestDamagedParquet(t *testing.T) {
 	require.NoError(t, parquet.Write(&pq, []parquetRow{{Content: program(1, 9), Path: &p, Licences: []string{"a", "b"}}, {Content: program(2, 9)}}))
 	path := filepath.Join(t.TempDir(), "a.parquet")
 	good := pq.Bytes()
-	for i := 0; i < len(good); i += 7 {
+	for i := 0; i < len(good); i += 13 {
 		b := slices.Clone(good)
 		b[i] ^= 0x55
 		require.NoError(t, os.WriteFile(path, b, 0o666))
@@ -452,7 +452,7 @@ func TestPrepareSurvivesPowerLoss(t *testing.T) {
 }
 
 func TestPrepareEndsWithItsContext(t *testing.T) {
-	in := writeFile(t, filepath.Join(t.TempDir(), "a.jsonl"), strings.Repeat(jsonLines(t, map[string]any{"text": program(1, 900)}), 400))
+	in := writeFile(t, filepath.Join(t.TempDir(), "a.jsonl"), strings.Repeat(jsonLines(t, map[string]any{"text": program(1, 900)}), 250))
 	before := runtime.NumGoroutine()
 	ctx, cancel := context.WithCancel(t.Context())
 	blocks := 0
@@ -465,5 +465,83 @@ func TestPrepareEndsWithItsContext(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	require.Equal(t, 1, blocks)
 	require.Less(t, time.Since(start), time.Second)
-	require.LessOrEqual(t, runtime.NumGoroutine(), before)
+	noMoreGoroutines(t, before)
+}
+
+// TestPrepareEveryOperationFails fails each operation on the disk in turn: the
+// error is typed, and there is no manifest unless all its shards are there.
+func TestPrepareEveryOperationFails(t *testing.T) {
+	text := jsonLines(t, map[string]any{"text": program(1, 9), "group": "a"}, map[string]any{"text": program(2, 9), "group": "b"})
+	for n := 1; ; n++ {
+		c := fsx.NewCrash(1)
+		f, err := fsx.Create(c, "in.jsonl")
+		require.NoError(t, err)
+		_, err = f.Write([]byte(text))
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		broken := fsx.NewFault(c, fsx.FaultOptions{FailAt: n, Short: n%2 == 0})
+		_, err = prepare(t, PrepareOptions{Inputs: []string{"in.jsonl"}, Out: "a/out", FS: broken, ShardTokens: 1, Threads: 1})
+		if err != nil {
+			var typed *Error
+			require.ErrorAs(t, err, &typed, "operation %d", n)
+		}
+		if b, readErr := fsx.ReadFile(c, "a/out/"+ManifestName, 1<<20); readErr == nil {
+			m, err := parseManifest("m", b)
+			require.NoError(t, err)
+			for _, s := range m.Splits[Train].Shards {
+				b, err := fsx.ReadFile(c, "a/out/"+s.File, 1<<20)
+				require.NoError(t, err)
+				sh, err := ParseShard(s.File, b)
+				require.NoError(t, err)
+				require.NoError(t, sh.Verify())
+			}
+		} else {
+			require.Error(t, err, "operation %d", n)
+		}
+		if !broken.Failed() {
+			require.NoError(t, err)
+			require.Greater(t, n, 20)
+			return
+		}
+	}
+}
+
+// Example prepares a file, opens what came of it and takes a batch.
+func Example() {
+	dir, err := os.MkdirTemp("", "data")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	in := filepath.Join(dir, "corpus.jsonl")
+	line, _ := json.Marshal(map[string]string{"path": "vendor/a-1.0.0/src/lib.rs", "text": program(1, 20), "license": "MIT"})
+	if err := os.WriteFile(in, line, 0o666); err != nil {
+		panic(err)
+	}
+	tok, _ := tokenizer.NewByteLevel(tokenizer.MinVocab)
+	out := filepath.Join(dir, "tokens")
+	m, err := Prepare(context.Background(), PrepareOptions{Inputs: []string{in}, Out: out, Tokenizer: tok}, nil)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(m.Groups[0].Name, m.Groups[0].Licence, m.Splits[Train].Documents)
+
+	d, err := Open(out, Train, OpenOptions{})
+	if err != nil {
+		panic(err)
+	}
+	defer d.Close()
+	l, err := NewLoader(d, LoaderOptions{Rows: 2, SeqLen: 64, Seed: 1})
+	if err != nil {
+		panic(err)
+	}
+	defer l.Close()
+	b, err := l.Next(context.Background())
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(len(b.Tokens), len(b.Targets), b.Count, b.Epoch, l.Cursor().Row)
+	// Output:
+	// a MIT 1
+	// 128 128 128 0 2
 }

@@ -116,26 +116,28 @@ func (m Machine) describe() [][2]string {
 	if m.Family != "" {
 		model = fmt.Sprintf(" (family %s, model %s, stepping %s)", m.Family, m.Model, m.Stepping)
 	}
-	governor := m.Governor
-	if governor == "" {
-		governor = "not readable"
-	}
-	return [][2]string{
+	lines := [][2]string{
 		{"CPU", m.CPU + model},
 		{"Cores", fmt.Sprintf("%d on %d NUMA node(s), %d usable", m.Cores, m.Nodes, m.CPUs)},
 		{"Caches", strings.Join(caches, ", ")},
 		{"Memory", size(int64(m.MemBytes))},
 		{"Features", strings.Join(m.Features, " ")},
-		{"Governor", governor},
+		{"Governor", m.Governor},
 		{"System", strings.TrimSpace(m.Kernel + " " + m.Arch)},
-		{"Compilers", strings.TrimSpace(m.Go + ", " + m.CCompiler)},
+		{"Compilers", strings.TrimSuffix(m.Go+", "+m.CCompiler, ", ")},
 	}
+	for i := range lines {
+		if lines[i][1] == "" { // some containers hide what the system knows
+			lines[i][1] = "not readable"
+		}
+	}
+	return lines
 }
 
 // Text writes the report for a person at a terminal.
 func (r *Report) Text(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "nanochat %s %s\n", r.Version, r.Commit)
+	fmt.Fprintln(&b, strings.TrimSpace("nanochat "+r.Version+" "+r.Commit))
 	for _, p := range r.Machine.describe() {
 		fmt.Fprintf(&b, "  %-9s  %s\n", p[0], p[1])
 	}

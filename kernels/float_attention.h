@@ -65,7 +65,8 @@ VF_FN float vf_quantize_kv(int8_t *q, const float *x, int64_t n)
 		for (int64_t i = 0; i < n; i++)
 			q[i] = 0;
 	} else {
-		const vf s = vf_set1(a), top = vf_set1(127), low = vf_set1(-127), magic = vf_set1(0x1.8p23f);
+		const vf s = vf_set1(a), top = vf_set1(127), low = vf_set1(-127),
+				 magic = vf_set1(0x1.8p23f);
 		for (int64_t i = 0; i < n; i += 16) {
 			int64_t c = n - i < 16 ? n - i : 16;
 			vf v = vf_div(c == 16 ? vf_load(x + i) : vf_loadn(x + i, c), s);
@@ -134,7 +135,7 @@ VF_FN void vf_scores_direct(int32_t type, float *p, const float *q, const uint8_
 	for (int64_t t = 0; t < n; t += 16) {
 		vf_prefetch(next + vf_stored_bytes(type, t * d), vf_stored_bytes(type, 16 * d));
 		vf acc[16];
-		NC_UNROLL
+	NC_UNROLL
 		for (int j = 0; j < 16; j++)
 			acc[j] = vf_zero();
 		if (t + 16 <= n) {

@@ -3,24 +3,24 @@
  * float_math.h and float_norm.h. */
 
 /* Each op is a function of vectors, applied by a loop with a zero-padded tail. */
-#define VF_OP1(name, f)                                                       \
-	VF_ENTRY void VF_NAME(name)(float *dst, const float *x, int64_t n)        \
-	{                                                                         \
-		int64_t i = 0;                                                        \
-		for (; i + 16 <= n; i += 16)                                          \
-			vf_store(dst + i, f(vf_load(x + i)));                             \
-		if (n -= i)                                                           \
-			vf_storen(dst + i, f(vf_loadn(x + i, n)), n);                     \
+#define VF_OP1(name, f)                                                \
+	VF_ENTRY void VF_NAME(name)(float *dst, const float *x, int64_t n) \
+	{                                                                  \
+		int64_t i = 0;                                                 \
+		for (; i + 16 <= n; i += 16)                                   \
+			vf_store(dst + i, f(vf_load(x + i)));                      \
+		if (n -= i)                                                    \
+			vf_storen(dst + i, f(vf_loadn(x + i, n)), n);              \
 	}
 
-#define VF_OP2(name, f)                                                                    \
-	VF_ENTRY void VF_NAME(name)(float *dst, const float *x, const float *y, int64_t n)     \
-	{                                                                                      \
-		int64_t i = 0;                                                                     \
-		for (; i + 16 <= n; i += 16)                                                       \
-			vf_store(dst + i, f(vf_load(x + i), vf_load(y + i)));                          \
-		if (n -= i)                                                                        \
-			vf_storen(dst + i, f(vf_loadn(x + i, n), vf_loadn(y + i, n)), n);              \
+#define VF_OP2(name, f)                                                                \
+	VF_ENTRY void VF_NAME(name)(float *dst, const float *x, const float *y, int64_t n) \
+	{                                                                                  \
+		int64_t i = 0;                                                                 \
+		for (; i + 16 <= n; i += 16)                                                   \
+			vf_store(dst + i, f(vf_load(x + i), vf_load(y + i)));                      \
+		if (n -= i)                                                                    \
+			vf_storen(dst + i, f(vf_loadn(x + i, n), vf_loadn(y + i, n)), n);          \
 	}
 
 /* x > 0 or NaN: x squared; else 0. */
@@ -41,7 +41,8 @@ VF_OP2(relu2glu, vf_relu2glu)
 #undef VF_OP1
 #undef VF_OP2
 
-VF_ENTRY void VF_NAME(rmsnorm)(float *dst, const float *x, const float *weight, float eps, int64_t n)
+VF_ENTRY void VF_NAME(rmsnorm)(float *dst, const float *x, const float *weight, float eps,
+                               int64_t n)
 {
 	vf_rmsnorm(dst, x, weight, eps, n);
 }
@@ -217,7 +218,8 @@ VF_ENTRY void VF_NAME(rope)(float *x, int64_t heads, int64_t head_dim, const flo
 			continue;
 		}
 		for (; i + 16 <= half; i += 16) {
-			vf a = vf_load(x + i), b = vf_load(x + half + i), c = vf_load(cos + i), s = vf_load(sin + i);
+			vf a = vf_load(x + i), b = vf_load(x + half + i), c = vf_load(cos + i),
+			   s = vf_load(sin + i);
 			vf_store(x + i, vf_fma(a, c, vf_sub(vf_set1(-0.0f), vf_mul(b, s))));
 			vf_store(x + half + i, vf_fma(a, s, vf_mul(b, c)));
 		}

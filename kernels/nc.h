@@ -45,8 +45,7 @@
 /* Target attributes. */
 #define NC_AVX2 __attribute__((target("avx2,fma,f16c")))
 #define NC_AVXVNNI __attribute__((target("avx2,fma,f16c,avxvnni")))
-#define NC_AVX512 \
-	__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
+#define NC_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
 #define NC_AVX512VNNI \
 	__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")))
 #if defined(__clang__)
@@ -114,7 +113,8 @@ typedef void (*nc_matmul_fn)(float *dst, int64_t ldd, const nc_operand *a, const
                              const nc_product *p, uint8_t *scratch);
 
 struct nc_set {
-	float (*quantize)(int8_t *q, int64_t qlen, int32_t *sums, const float *x, int64_t n, int64_t group);
+	float (*quantize)(int8_t *q, int64_t qlen, int32_t *sums, const float *x, int64_t n,
+	                  int64_t group);
 	void (*ternary_gemv)(float *dst, const nc_ternary *w, const nc_act *x, int64_t r0, int64_t r1);
 	void (*ternary_gemm)(float *dst, int64_t ldd, const nc_ternary *w, const nc_act *x, int64_t r0,
 	                     int64_t r1, uint8_t *scratch);
@@ -152,17 +152,16 @@ struct nc_set {
 };
 
 /* Initialisers of the members of a family; the includer of both is sets.c. */
-#define NC_TERNARY_OPS(isa)                     \
-	.quantize = nc_quantize_##isa,              \
-	.ternary_gemv = nc_ternary_gemv_##isa,      \
+#define NC_TERNARY_OPS(isa)                                               \
+	.quantize = nc_quantize_##isa, .ternary_gemv = nc_ternary_gemv_##isa, \
 	.ternary_gemm = nc_ternary_gemm_##isa
 
-#define NC_DECLARE_TERNARY(isa)                                                                     \
-	float nc_quantize_##isa(int8_t *q, int64_t qlen, int32_t *sums, const float *x, int64_t n,      \
-	                        int64_t group);                                                         \
-	void nc_ternary_gemv_##isa(float *dst, const nc_ternary *w, const nc_act *x, int64_t r0,        \
-	                           int64_t r1);                                                         \
-	void nc_ternary_gemm_##isa(float *dst, int64_t ldd, const nc_ternary *w, const nc_act *x,       \
+#define NC_DECLARE_TERNARY(isa)                                                                \
+	float nc_quantize_##isa(int8_t *q, int64_t qlen, int32_t *sums, const float *x, int64_t n, \
+	                        int64_t group);                                                    \
+	void nc_ternary_gemv_##isa(float *dst, const nc_ternary *w, const nc_act *x, int64_t r0,   \
+	                           int64_t r1);                                                    \
+	void nc_ternary_gemm_##isa(float *dst, int64_t ldd, const nc_ternary *w, const nc_act *x,  \
 	                           int64_t r0, int64_t r1, uint8_t *scratch);
 
 NC_DECLARE_TERNARY(scalar)
@@ -174,9 +173,9 @@ NC_DECLARE_TERNARY(neon)
 
 #define NC_Q8_OPS(isa) .q8_gemv = nc_q8_gemv_##isa, .q8_gemm = nc_q8_gemm_##isa
 
-#define NC_DECLARE_Q8(isa)                                                                          \
-	void nc_q8_gemv_##isa(float *dst, const nc_dense *w, const nc_act *x, int64_t r0, int64_t r1);  \
-	void nc_q8_gemm_##isa(float *dst, int64_t ldd, const nc_dense *w, const nc_act *x, int64_t r0,  \
+#define NC_DECLARE_Q8(isa)                                                                         \
+	void nc_q8_gemv_##isa(float *dst, const nc_dense *w, const nc_act *x, int64_t r0, int64_t r1); \
+	void nc_q8_gemm_##isa(float *dst, int64_t ldd, const nc_dense *w, const nc_act *x, int64_t r0, \
 	                      int64_t r1);
 
 NC_DECLARE_Q8(scalar)

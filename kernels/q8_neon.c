@@ -22,9 +22,9 @@ NC_NEON NC_INLINE float32x4_t dot4(int8x16_t w, int8x16_t x)
 	return vcvtq_f32_s32(acc);
 }
 
-NC_NEON NC_INLINE void q8_tile(const int R, const int T, float *dst, int64_t ldd, const uint8_t *row,
-                               int64_t pitch, int64_t cols, const int8_t *q, int64_t stride,
-                               const float *scale)
+NC_NEON NC_INLINE void q8_tile(const int R, const int T, float *dst, int64_t ldd,
+                               const uint8_t *row, int64_t pitch, int64_t cols, const int8_t *q,
+                               int64_t stride, const float *scale)
 {
 	float32x4_t lo[8], hi[8];
 	const uint8_t *ahead = row + (R * pitch > NC_PREFETCH ? R * pitch : NC_PREFETCH);

@@ -28,7 +28,8 @@ void nc_q8_gemm_scalar(float *dst, int64_t ldd, const nc_dense *w, const nc_act 
 	int64_t pitch = w->cols / 32 * 34;
 	for (int64_t r = r0; r < r1; r++)
 		for (int64_t t = 0; t < x->n; t++)
-			q8_row(dst + t * ldd + r, w->data + r * pitch, x->q + t * x->stride, w->cols, x->scale[t]);
+			q8_row(dst + t * ldd + r, w->data + r * pitch, x->q + t * x->stride, w->cols,
+			       x->scale[t]);
 }
 
 void nc_q8_gemv_scalar(float *dst, const nc_dense *w, const nc_act *x, int64_t r0, int64_t r1)

@@ -12,8 +12,9 @@
 
 /* Rows r0..r1 by T tokens from t0. The last tile moves back over rows already done if
  * there are enough; too few rows go one by one. */
-NC_TARGET NC_INLINE void q8_rows(const int R, const int T, float *dst, int64_t ldd, const nc_dense *w,
-                                 const nc_act *x, int64_t t0, int64_t r0, int64_t r1)
+NC_TARGET NC_INLINE void q8_rows(const int R, const int T, float *dst, int64_t ldd,
+                                 const nc_dense *w, const nc_act *x, int64_t t0, int64_t r0,
+                                 int64_t r1)
 {
 	const int64_t pitch = w->cols / 32 * 34;
 	const int8_t *q = x->q + t0 * x->stride;
@@ -31,12 +32,12 @@ NC_TARGET NC_INLINE void q8_rows(const int R, const int T, float *dst, int64_t l
 	}
 }
 
-#define Q8_TOKENS(T)                                                                               \
-	NC_TARGET static __attribute__((noinline)) void q8_rows_##T(                                   \
-		float *dst, int64_t ldd, const nc_dense *w, const nc_act *x, int64_t t0, int64_t r0,       \
-		int64_t r1)                                                                                \
-	{                                                                                              \
-		q8_rows(T == 1 ? Q8_GEMV_ROWS : Q8_ROWS, T, dst, ldd, w, x, t0, r0, r1);                   \
+#define Q8_TOKENS(T)                                                                         \
+	NC_TARGET static __attribute__((noinline)) void q8_rows_##T(                             \
+		float *dst, int64_t ldd, const nc_dense *w, const nc_act *x, int64_t t0, int64_t r0, \
+		int64_t r1)                                                                          \
+	{                                                                                        \
+		q8_rows(T == 1 ? Q8_GEMV_ROWS : Q8_ROWS, T, dst, ldd, w, x, t0, r0, r1);             \
 	}
 Q8_TOKENS(1)
 Q8_TOKENS(2)
@@ -45,7 +46,8 @@ Q8_TOKENS(4)
 Q8_TOKENS(8)
 #endif
 
-NC_TARGET void NC_NAME(q8_gemv)(float *dst, const nc_dense *w, const nc_act *x, int64_t r0, int64_t r1)
+NC_TARGET void NC_NAME(q8_gemv)(float *dst, const nc_dense *w, const nc_act *x, int64_t r0,
+                                int64_t r1)
 {
 	q8_rows_1(dst, 0, w, x, 0, r0, r1);
 }

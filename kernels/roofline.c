@@ -13,28 +13,27 @@ enum { CHAINS = 12 };
 #include <immintrin.h>
 #define NC_VREG "v"
 
-#define LOOP(attr, name, type, zero, one, op, reduce)   \
-	attr int64_t name(int64_t n)                        \
-	{                                                   \
-		type acc[CHAINS], a = one, b = one;             \
-		NC_UNROLL for (int j = 0; j < CHAINS; j++)      \
-		{                                               \
-			acc[j] = zero;                              \
-			HIDE(acc[j]);                               \
-		}                                               \
-		HIDE(a);                                        \
-		HIDE(b);                                        \
-		for (int64_t i = 0; i < n; i++)                 \
-		{                                               \
-			NC_UNROLL for (int j = 0; j < CHAINS; j++)  \
-			{                                           \
-				acc[j] = op;                            \
-				HIDE(acc[j]);                           \
-			}                                           \
-		}                                               \
-		int64_t sum = 0;                                \
+#define LOOP(attr, name, type, zero, one, op, reduce)                     \
+	attr int64_t name(int64_t n)                                          \
+	{                                                                     \
+		type acc[CHAINS], a = one, b = one;                               \
+		NC_UNROLL for (int j = 0; j < CHAINS; j++)                        \
+		{                                                                 \
+			acc[j] = zero;                                                \
+			HIDE(acc[j]);                                                 \
+		}                                                                 \
+		HIDE(a);                                                          \
+		HIDE(b);                                                          \
+		for (int64_t i = 0; i < n; i++) {                                 \
+			NC_UNROLL for (int j = 0; j < CHAINS; j++)                    \
+			{                                                             \
+				acc[j] = op;                                              \
+				HIDE(acc[j]);                                             \
+			}                                                             \
+		}                                                                 \
+		int64_t sum = 0;                                                  \
 		NC_UNROLL for (int j = 0; j < CHAINS; j++) sum += reduce(acc[j]); \
-		return sum;                                     \
+		return sum;                                                       \
 	}
 
 #define AVX512BF16 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
@@ -49,7 +48,8 @@ LOOP(NC_AVX512VNNI, nc_peak_vpdpbusd512, __m512i, _mm512_setzero_si512(), _mm512
 LOOP(NC_AVX512, nc_peak_fma512, __m512, _mm512_setzero_ps(), _mm512_set1_ps(1),
      _mm512_fmadd_ps(a, b, acc[j]), LOW512PS)
 LOOP(AVX512BF16, nc_peak_vdpbf16ps512, __m512, _mm512_setzero_ps(), _mm512_set1_ps(1),
-     _mm512_dpbf16_ps(acc[j], (__m512bh)_mm512_castps_si512(a), (__m512bh)_mm512_castps_si512(b)), LOW512PS)
+     _mm512_dpbf16_ps(acc[j], (__m512bh)_mm512_castps_si512(a), (__m512bh)_mm512_castps_si512(b)),
+     LOW512PS)
 LOOP(NC_AVXVNNI, nc_peak_vpdpbusd256, __m256i, _mm256_setzero_si256(), _mm256_set1_epi8(1),
      _mm256_dpbusd_avx_epi32(acc[j], a, b), LOW256)
 /* What a CPU without VNNI does instead: multiply-add pairs, then add the pairs' sums. */
@@ -58,17 +58,17 @@ LOOP(NC_AVX2, nc_peak_vpmaddubsw256, __m256i, _mm256_setzero_si256(), _mm256_set
 LOOP(NC_AVX2, nc_peak_fma256, __m256, _mm256_setzero_ps(), _mm256_set1_ps(1),
      _mm256_fmadd_ps(a, b, acc[j]), LOW256PS)
 
-#define READ(attr, name, type, load, xor, zero, low, bytes)             \
-	attr int64_t name(const uint8_t *p, int64_t n)                      \
-	{                                                                   \
-		type a = zero, b = zero, c = zero, d = zero;                    \
-		for (int64_t i = 0; i + 4 * bytes <= n; i += 4 * bytes) {       \
-			a = xor(a, load((const void *)(p + i)));                    \
-			b = xor(b, load((const void *)(p + i + bytes)));            \
-			c = xor(c, load((const void *)(p + i + 2 * bytes)));        \
-			d = xor(d, load((const void *)(p + i + 3 * bytes)));        \
-		}                                                               \
-		return low(xor(xor(a, b), xor(c, d)));                          \
+#define READ(attr, name, type, load, xor, zero, low, bytes)       \
+	attr int64_t name(const uint8_t *p, int64_t n)                \
+	{                                                             \
+		type a = zero, b = zero, c = zero, d = zero;              \
+		for (int64_t i = 0; i + 4 * bytes <= n; i += 4 * bytes) { \
+			a = xor(a, load((const void *)(p + i)));              \
+			b = xor(b, load((const void *)(p + i + bytes)));      \
+			c = xor(c, load((const void *)(p + i + 2 * bytes)));  \
+			d = xor(d, load((const void *)(p + i + 3 * bytes)));  \
+		}                                                         \
+		return low(xor(xor(a, b), xor(c, d)));                    \
 	}
 
 READ(NC_AVX512, nc_read512, __m512i, _mm512_loadu_si512, _mm512_xor_si512, _mm512_setzero_si512(),

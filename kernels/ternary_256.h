@@ -38,10 +38,7 @@ NC_TARGET NC_INLINE vf scales8(const uint16_t *p)
 	return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p));
 }
 
-NC_TARGET NC_INLINE vi load(const void *p)
-{
-	return _mm256_loadu_si256(p);
-}
+NC_TARGET NC_INLINE vi load(const void *p) { return _mm256_loadu_si256(p); }
 
 /* store8 writes the first rows values of v. */
 NC_TARGET NC_INLINE void store8(float *dst, vf v, int64_t rows)

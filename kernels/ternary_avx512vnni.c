@@ -88,12 +88,12 @@ NC_TARGET NC_INLINE void gemv_block(float *dst, const nc_ternary *w, const nc_ac
 	const uint16_t *scale = w->scales + b * groups * 16;
 	const int8_t *q = x->q;
 	const vi m0 = _mm512_set1_epi8(0x03), m1 = _mm512_set1_epi8(0x0c), m2 = _mm512_set1_epi8(0x30),
-	         m3 = _mm512_set1_epi8((char)0xc0);
+			 m3 = _mm512_set1_epi8((char)0xc0);
 	vf sum = _mm512_setzero_ps();
 	for (int64_t g = 0; g < groups; g++) {
 		int64_t n = tiles - g * per_group < per_group ? tiles - g * per_group : per_group;
 		vi s0 = _mm512_set1_epi32(-x->sums[g]), s1 = _mm512_setzero_si512(), s2 = s1, s3 = s1;
-		NC_NOUNROLL for (int64_t t = 0; t < n; t++)
+	NC_NOUNROLL for (int64_t t = 0; t < n; t++)
 		{
 			vi v = _mm512_loadu_si512(tile);
 			_mm_prefetch((const char *)tile + NC_PREFETCH, _MM_HINT_T0);

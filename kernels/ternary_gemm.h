@@ -61,7 +61,8 @@ NC_INLINE void gemm_panels(gemm_tile_fn *const *tile, int64_t max, float *dst, i
 		int64_t p1 = p0 + per_pass < count ? p0 + per_pass : count;
 		for (int64_t p = p0; p < p1; p++) {
 			int64_t t0 = p * n / count, t1 = (p + 1) * n / count;
-			pack_panel(panels + t0 * x->stride, starts + t0 * groups, gains + t0, w, x, t0, t1 - t0);
+			pack_panel(panels + t0 * x->stride, starts + t0 * groups, gains + t0, w, x, t0,
+			           t1 - t0);
 		}
 		const int64_t g_step = p1 - p0 > 1 ? chunk : groups;
 		for (int64_t b = r0 / 16; b < end; b += GEMM_STEP)

@@ -10,7 +10,7 @@
 /* sdot adds to acc the products of w and the four activations in lane of x. clang
  * before 16 hides the intrinsic from functions with a target attribute. */
 #if defined(__clang__) && __clang_major__ < 16 && !defined(__ARM_FEATURE_DOTPROD)
-#define sdot(acc, w, x, lane)                                         \
+#define sdot(acc, w, x, lane) \
 	__asm__("sdot %0.4s, %1.16b, %2.4b[" #lane "]" : "+w"(acc) : "w"(w), "w"(x))
 #else
 #define sdot(acc, w, x, lane) (acc = vdotq_laneq_s32(acc, w, x, lane))
@@ -92,7 +92,8 @@ NC_NEON float nc_quantize_neon(int8_t *q, int64_t qlen, int32_t *sums, const flo
 
 /* gemv_rows: one block against one token. Columns 4-7 and 8-11 are not shifted down; they
  * have accumulators of their own, 4 and 16 times too large until the end of the group. */
-NC_NEON static void gemv_rows(float *dst, const nc_ternary *w, const nc_act *x, int64_t b, int64_t r1)
+NC_NEON static void gemv_rows(float *dst, const nc_ternary *w, const nc_act *x, int64_t b,
+                              int64_t r1)
 {
 	const int64_t tiles = (w->cols + 15) / 16, groups = x->groups;
 	const int64_t per_group = (w->group + 15) / 16;

@@ -40,14 +40,16 @@ float nc_quantize_scalar(int8_t *q, int64_t qlen, int32_t *sums, const float *x,
 }
 
 /* Rows of one block for one token: dot[r] over tiles [t0, t1). */
-static void block_dot(int32_t dot[16], const uint8_t *tiles, const int8_t *q, int64_t t0, int64_t t1)
+static void block_dot(int32_t dot[16], const uint8_t *tiles, const int8_t *q, int64_t t0,
+                      int64_t t1)
 {
 	for (int64_t t = t0; t < t1; t++)
 		for (int r = 0; r < 16; r++)
 			for (int c = 0; c < 4; c++) {
 				uint8_t b = tiles[64 * t + 4 * r + c];
 				const int8_t *v = q + 16 * t + c;
-				dot[r] += (b & 3) * v[0] + (b >> 2 & 3) * v[4] + (b >> 4 & 3) * v[8] + (b >> 6) * v[12];
+				dot[r] +=
+					(b & 3) * v[0] + (b >> 2 & 3) * v[4] + (b >> 4 & 3) * v[8] + (b >> 6) * v[12];
 			}
 }
 
@@ -66,15 +68,16 @@ static void rows(float *dst, const nc_ternary *w, const nc_act *x, int64_t token
 				dot[r] = -x->sums[token * x->groups + g];
 			block_dot(dot, w->tiles + b * tiles * 64, q, g * per_group, t1);
 			for (int r = 0; r < 16; r++)
-				sum[r] = __builtin_fmaf((float)dot[r],
-				                        nc_f16_to_f32(w->scales[(b * x->groups + g) * 16 + r]), sum[r]);
+				sum[r] = __builtin_fmaf(
+					(float)dot[r], nc_f16_to_f32(w->scales[(b * x->groups + g) * 16 + r]), sum[r]);
 		}
 		for (int64_t r = 16 * b; r < r1 && r < 16 * b + 16; r++)
 			dst[r] = gain * sum[r % 16];
 	}
 }
 
-void nc_ternary_gemv_scalar(float *dst, const nc_ternary *w, const nc_act *x, int64_t r0, int64_t r1)
+void nc_ternary_gemv_scalar(float *dst, const nc_ternary *w, const nc_act *x, int64_t r0,
+                            int64_t r1)
 {
 	rows(dst, w, x, 0, r0, r1);
 }

@@ -76,7 +76,8 @@ VF_FN vf vf_abs(vf x)
 VF_FN vf vf_or_sign(vf x, vf y)
 {
 	const __m256 s = _mm256_set1_ps(-0.0f);
-	return vf_pair(_mm256_or_ps(x.a, _mm256_and_ps(y.a, s)), _mm256_or_ps(x.b, _mm256_and_ps(y.b, s)));
+	return vf_pair(_mm256_or_ps(x.a, _mm256_and_ps(y.a, s)),
+	               _mm256_or_ps(x.b, _mm256_and_ps(y.b, s)));
 }
 /* Two powers of two, the first of which is exact. */
 VF_FN __m256 vf_ldexp8(__m256 p, __m256 n)
@@ -120,8 +121,9 @@ VF_FN vf vf_bf16(const uint16_t *p)
 }
 VF_FN vf vf_i8(const int8_t *p)
 {
-	return vf_pair(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p))),
-	               _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8)))));
+	return vf_pair(
+		_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p))),
+		_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8)))));
 }
 VF_FN void vf_store_f16(uint16_t *p, vf x)
 {

@@ -34,10 +34,7 @@ VF_FN vf vf_load(const float *p)
 	VF_EACH r.v[i] = vld1q_f32(p + 4 * i);
 	return r;
 }
-VF_FN void vf_store(float *p, vf a)
-{
-	VF_EACH vst1q_f32(p + 4 * i, a.v[i]);
-}
+VF_FN void vf_store(float *p, vf a) { VF_EACH vst1q_f32(p + 4 * i, a.v[i]); }
 VF_FN vf vf_loadn(const float *p, int64_t n)
 {
 	float t[16] = {0};
@@ -51,16 +48,16 @@ VF_FN void vf_storen(float *p, vf a, int64_t n)
 	memcpy(p, t, (size_t)n * 4);
 }
 
-#define VF_BINARY(name, expr)                 \
-	VF_FN vf name(vf x, vf y)                 \
-	{                                         \
-		vf r;                                 \
-		VF_EACH                               \
-		{                                     \
+#define VF_BINARY(name, expr)                   \
+	VF_FN vf name(vf x, vf y)                   \
+	{                                           \
+		vf r;                                   \
+		VF_EACH                                 \
+		{                                       \
 			float32x4_t a = x.v[i], b = y.v[i]; \
-			r.v[i] = (expr);                  \
-		}                                     \
-		return r;                             \
+			r.v[i] = (expr);                    \
+		}                                       \
+		return r;                               \
 	}
 VF_BINARY(vf_add, vaddq_f32(a, b))
 VF_BINARY(vf_sub, vsubq_f32(a, b))
@@ -134,7 +131,8 @@ VF_FN uint32_t vf_eq_bits(vf a, vf b)
 VF_FN vf vf_keep(vf a, int64_t n, vf fill)
 {
 	const int32x4_t lane = {0, 1, 2, 3};
-	VF_EACH fill.v[i] = vbslq_f32(vcgtq_s32(vdupq_n_s32((int32_t)n - 4 * i), lane), a.v[i], fill.v[i]);
+	VF_EACH fill.v[i] =
+		vbslq_f32(vcgtq_s32(vdupq_n_s32((int32_t)n - 4 * i), lane), a.v[i], fill.v[i]);
 	return fill;
 }
 
@@ -155,7 +153,8 @@ VF_FN vf vf_i8(const int8_t *p)
 	int8x16_t q = vld1q_s8(p);
 	int16x8_t a = vmovl_s8(vget_low_s8(q)), b = vmovl_s8(vget_high_s8(q));
 	vf r = {{vcvtq_f32_s32(vmovl_s16(vget_low_s16(a))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(a))),
-	         vcvtq_f32_s32(vmovl_s16(vget_low_s16(b))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(b)))}};
+	         vcvtq_f32_s32(vmovl_s16(vget_low_s16(b))),
+	         vcvtq_f32_s32(vmovl_s16(vget_high_s16(b)))}};
 	return r;
 }
 VF_FN void vf_store_f16(uint16_t *p, vf a)

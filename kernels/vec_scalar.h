@@ -67,16 +67,16 @@ VF_FN vf vf_loadn(const float *p, int64_t n)
 VF_FN void vf_store(float *p, vf a) { memcpy(p, a.v, sizeof a.v); }
 VF_FN void vf_storen(float *p, vf a, int64_t n) { memcpy(p, a.v, (size_t)n * 4); }
 
-#define VF_BINARY(name, expr)         \
-	VF_FN vf name(vf x, vf y)         \
-	{                                 \
-		vf r;                         \
-		VF_EACH                       \
-		{                             \
+#define VF_BINARY(name, expr)             \
+	VF_FN vf name(vf x, vf y)             \
+	{                                     \
+		vf r;                             \
+		VF_EACH                           \
+		{                                 \
 			float a = x.v[i], b = y.v[i]; \
-			r.v[i] = (expr);          \
-		}                             \
-		return r;                     \
+			r.v[i] = (expr);              \
+		}                                 \
+		return r;                         \
 	}
 VF_BINARY(vf_add, a + b)
 VF_BINARY(vf_sub, a - b)
@@ -196,10 +196,7 @@ VF_FN vf vf_i8(const int8_t *p)
 	VF_EACH r.v[i] = p[i];
 	return r;
 }
-VF_FN void vf_store_f16(uint16_t *p, vf a)
-{
-	VF_EACH p[i] = vf_to_half(a.v[i]);
-}
+VF_FN void vf_store_f16(uint16_t *p, vf a) { VF_EACH p[i] = vf_to_half(a.v[i]); }
 
 VF_FN float vf_sum(vf a)
 {

@@ -63,7 +63,6 @@ const ringLen = 64
 // Result may be called from any.
 type Stream struct {
 	e      *Engine
-	sess   *Session      // nil without
 	done   chan struct{} // closed when the scheduler has let go
 	unbind func() bool   // stops watching the context
 

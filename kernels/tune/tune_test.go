@@ -19,11 +19,9 @@ import (
 // counted is a set that counts its calls and takes at least the given time per call.
 type counted struct {
 	*kernels.Set
-	calls [4]atomic.Int64 // by index of ops
+	calls [4]atomic.Int64 // ternary GEMV, GEMM, dense GEMV, GEMM
 	delay atomic.Int64    // ns
 }
-
-var ops = []Op{TernaryGEMV, TernaryGEMM, DenseGEMV, DenseGEMM}
 
 func newCounted(name string, delay time.Duration) *counted {
 	base := kernels.Best()

@@ -11,8 +11,8 @@ import (
 	"github.com/architehc/nanochat/kernels"
 )
 
-// densify makes m's projections float32, so that no rounding of activations to
-// int8 hides a small difference or enlarges it.
+// densify makes m's projections and head float32, so that no rounding of
+// activations to int8 hides a small difference or enlarges it.
 func densify(t *testing.T, m *Model) {
 	t.Helper()
 	for i := range m.layers {
@@ -24,6 +24,11 @@ func densify(t *testing.T, m *Model) {
 			}
 		}
 	}
+	values := make([]float32, m.head.Rows*m.head.Cols)
+	for r := range m.head.Rows {
+		m.set.DenseRow(row(values, r, m.head.Cols), &m.head, r)
+	}
+	m.head = kernels.Dense{Rows: m.head.Rows, Cols: m.head.Cols, Type: kernels.F32, Data: gguf.Bytes(values)}
 }
 
 // reference computes the logits of a plain, dense SwiGLU model in float64, one

@@ -22,11 +22,11 @@ func TestInt8HeadIsCloseToFloat(t *testing.T) {
 	c.Head = config.TypeQ8_0
 	m := initModel(t, c, 5, nil)
 	require.True(t, m.int8Head())
-	float := *m
+	float := initModel(t, c, 5, nil)
 	float.arch = "llama"
 	require.False(t, float.int8Head())
 	ids := text(c, 24)
-	got, want := run(t, m, 1, kernels.KVF16, ids, 24), run(t, &float, 1, kernels.KVF16, ids, 24)
+	got, want := run(t, m, 1, kernels.KVF16, ids, 24), run(t, float, 1, kernels.KVF16, ids, 24)
 	var diff, norm float64
 	for i := range want {
 		for j, v := range want[i] {

@@ -94,8 +94,8 @@ fmt: setup-lint ## format Go, C and Python
 	.venv/bin/ruff format -q . && .venv/bin/ruff check -q --fix .
 
 .PHONY: bench
-bench: build ## this machine's limits and every kernel against them, as JSON
-	build/bin/nanochat benchmark --roofline --kernels --json
+bench: build ## measure machine, kernels and models; writes the tables of docs/PERFORMANCE.md
+	scripts/bench
 
 ##@ Set up
 .PHONY: setup setup-build setup-python setup-lint

@@ -40,9 +40,20 @@ func (c *benchmarkCmd) Run(a *app) error {
 	if c.Model == "" && !c.Roofline && !c.Kernels {
 		return &usageError{"no MODEL to measure", "name a model file, or measure the machine with --roofline and --kernels"}
 	}
+	if c.Repeats < 5 {
+		return &usageError{fmt.Sprintf("--repeats %d is less than 5", c.Repeats), "a median of fewer says little"}
+	}
+	if c.Prompt < 1 || c.Tokens < 1 {
+		return &usageError{"--prompt and --tokens must be at least 1", "leave them out to measure 512 and 128"}
+	}
 	set, err := c.set()
 	if err != nil {
 		return err
+	}
+	if c.Markdown != "" { // measuring takes minutes: know before it
+		if _, err := c.document(); err != nil {
+			return err
+		}
 	}
 	var old *bench.Report
 	if c.Compare != "" {
@@ -162,15 +173,24 @@ func (*benchmarkCmd) unmeasured(err error) error {
 	return err
 }
 
-func (c *benchmarkCmd) writeMarkdown(r *bench.Report) error {
+// document is the text of --markdown.
+func (c *benchmarkCmd) document() (string, error) {
 	b, err := os.ReadFile(c.Markdown)
 	if errors.Is(err, fs.ErrNotExist) {
-		return &hinted{fmt.Errorf("document %s: no such file", c.Markdown), "write one with lines <!-- begin machine --> and <!-- end machine --> where the tables belong"}
+		return "", &hinted{fmt.Errorf("document %s: no such file", c.Markdown), "write one with lines <!-- begin machine --> and <!-- end machine --> where the tables belong"}
 	}
 	if err != nil {
-		return fmt.Errorf("document %s: %s", c.Markdown, reason(err))
+		return "", fmt.Errorf("document %s: %s", c.Markdown, reason(err))
 	}
-	doc, err := bench.Markdown(string(b), r)
+	return string(b), nil
+}
+
+func (c *benchmarkCmd) writeMarkdown(r *bench.Report) error {
+	b, err := c.document()
+	if err != nil {
+		return err
+	}
+	doc, err := bench.Markdown(b, r)
 	if err != nil {
 		return err
 	}

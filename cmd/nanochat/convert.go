@@ -68,7 +68,11 @@ func (c *convertCmd) export(f *gguf.File, m *model.Model) error {
 		return err
 	}
 	if err := m.Export(c.Out, exportTypes[c.To], meta...); err != nil {
-		return &hinted{err, "--to f16 fits every model without hyper-connections"}
+		hint := "--to f16 fits the scales of every model"
+		if m.Config().Streams > 1 {
+			hint = "such a model runs in nanochat only; one made with --set model.streams=1 can be exported"
+		}
+		return &hinted{err, hint}
 	}
 	return nil
 }

@@ -40,7 +40,7 @@ func (e *engineFlags) threads() int {
 type runFlags struct {
 	KV        string `name:"kv" enum:"f16,int8" default:"f16" help:"Storage of the cache: f16 or int8 (default: ${default})."`
 	Pin       bool   `help:"Bind threads to processors."`
-	HugePages bool   `help:"Copy the weights into memory with huge pages; without it they stay where the file is mapped." default:"true" negatable:""`
+	HugePages bool   `help:"Copy the weights into memory with huge pages (default: on); without it they stay where the file is mapped." default:"true" negatable:""`
 	Tune      string `env:"NANOCHAT_TUNE" enum:"off,auto,refresh" default:"off" help:"Measure which kernel is fastest for each shape and remember it: off, auto, refresh (default: ${default})."`
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/core/gguf"
+	"github.com/architehc/nanochat/core/tokenizer"
 )
 
 // Exit codes. 5 (network) and 6 (training diverged) belong to commands to come.
@@ -62,8 +63,14 @@ func (a *app) fail(err error, verbose bool) int {
 	}
 	code, hint := classify(err)
 	text := err.Error()
+	// The hint goes on its own line.
 	if c, ok := errors.AsType[*config.Error](err); ok {
-		bare := *c // the hint goes on its own line
+		bare := *c
+		bare.Hint = ""
+		text = bare.Error()
+	}
+	if t, ok := errors.AsType[*tokenizer.Error](err); ok {
+		bare := *t
 		bare.Hint = ""
 		text = bare.Error()
 	}
@@ -107,6 +114,7 @@ func classify(err error) (code int, hint string) {
 		model  *modelError
 		conf   *config.Error
 		format *gguf.FormatError
+		vocab  *tokenizer.Error
 		with   *hinted
 	)
 	if errors.As(err, &with) {
@@ -126,9 +134,14 @@ func classify(err error) (code int, hint string) {
 			hint = "the file is damaged or not a model that nanochat reads; fetch or make it again"
 		}
 		return exitFormat, hint
+	case errors.As(err, &vocab):
+		if hint = vocab.Hint; hint == "" {
+			hint = "the vocabulary is not one that nanochat reads; convert the model again with its tokenizer"
+		}
+		return exitFormat, hint
 	case errors.Is(err, syscall.ENOSPC):
 		return exitFailure, "free some space, or write to another disk"
-	case errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, fs.ErrPermission) && hint == "":
 		return exitFailure, "choose a place you may write to, or change its permissions"
 	case errors.Is(err, fs.ErrNotExist) && hint == "":
 		return exitFailure, "create the directory first, or choose another path"

@@ -29,7 +29,16 @@ func (m *modelArg) check() error {
 	case err == nil && !st.Mode().IsRegular():
 		return &modelError{m.Model, errors.New("is not a regular file"), "models are mapped into memory; save it to a file first"}
 	case err == nil:
-		return nil
+		f, err := os.Open(m.Model)
+		if errors.Is(err, fs.ErrPermission) {
+			return &hinted{fmt.Errorf("model %s: %w", m.Model, fs.ErrPermission), "make it readable for this user"}
+		}
+		if err == nil {
+			f.Close()
+		}
+		return nil // any other reason comes back when the file is read
+	case m.Model == "":
+		return &usageError{"the name of the model is empty", "name a .gguf file"}
 	}
 	hint := "create one with random weights: nanochat init nano-5m " + m.Model
 	if slices.Contains(config.Presets(), m.Model) {
@@ -52,7 +61,8 @@ type infoReport struct {
 	Architecture string           `json:"architecture"`
 	Licence      string           `json:"licence,omitempty"`
 	SHA256       string           `json:"sha256,omitempty"`
-	Config       *config.Model    `json:"config,omitempty"`
+	Config       *config.Model    `json:"-"`
+	Settings     map[string]any   `json:"config,omitempty"` // Config by the keys of a configuration file
 	Params       map[string]int64 `json:"params,omitempty"`
 	Vocabulary   *vocabReport     `json:"vocabulary,omitempty"`
 	Types        []typeReport     `json:"tensor_types"`
@@ -144,7 +154,7 @@ func describe(f *gguf.File) *infoReport {
 		r.Problem = err.Error()
 	} else {
 		conf := m.Config()
-		r.Config, r.Params = &conf, paramsOf(conf)
+		r.Config, r.Settings, r.Params = &conf, settingsOf(conf), paramsOf(conf)
 	}
 	if t, err := tokenizer.FromMetadata(f.Path, f); err == nil {
 		v := &vocabReport{Size: t.Vocab(), Split: t.Pre(), Stops: t.Stops()}
@@ -156,6 +166,18 @@ func describe(f *gguf.File) *infoReport {
 		r.Problem = err.Error()
 	}
 	return r
+}
+
+// settingsOf is the shape of a network by the keys of a configuration's [model] table.
+func settingsOf(m config.Model) map[string]any {
+	c := config.Config{Model: m}
+	out := map[string]any{}
+	for _, s := range c.Settings() {
+		if key, ok := strings.CutPrefix(s.Key, "model."); ok {
+			out[key] = s.Value
+		}
+	}
+	return out
 }
 
 func (r *infoReport) pairs(f *gguf.File) []pair {

@@ -56,7 +56,7 @@ type app struct {
 func main() { os.Exit(realMain()) }
 
 // grace is how long a command may take to clean up after an interrupt.
-const grace = 150 * time.Millisecond
+const grace = 80 * time.Millisecond
 
 func realMain() int {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -143,6 +143,11 @@ func usageOf(err error, args []string) error {
 	hint := "see " + help
 	if ok {
 		hint = "did you mean " + strings.ReplaceAll(near, `"`, "")
+	}
+	// A value that begins with a dash.
+	if bare, try, ok := strings.Cut(what, "; perhaps try "); ok {
+		what = strings.NewReplacer("expected value value", "expected a value", " (short flag)", "").Replace(bare)
+		hint = "a value that begins with - needs =, as in " + strings.ReplaceAll(strings.TrimSuffix(try, "?"), `"`, "")
 	}
 	return &usageError{what: what, hint: hint}
 }

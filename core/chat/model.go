@@ -52,11 +52,11 @@ func Open(ctx context.Context, path string, o Options) (*Model, error) {
 }
 
 func (m *Model) start(ctx context.Context, o Options) (err error) {
-	if m.tok, err = tokenizer.FromMetadata(m.file.Path, m.file); err != nil {
-		return err
-	}
 	load := model.Options{Set: o.Set, Context: o.Engine.Context, HugePages: o.HugePages && o.Choose == nil}
 	if m.model, err = model.Load(m.file, load); err != nil {
+		return err
+	}
+	if m.tok, err = tokenizer.FromMetadata(m.file.Path, m.file); err != nil {
 		return err
 	}
 	if n, most := m.tok.Vocab(), m.model.Config().Vocab; n > most {

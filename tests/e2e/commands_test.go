@@ -87,7 +87,7 @@ func TestDoctor(t *testing.T) {
 func TestInfo(t *testing.T) {
 	v := decode(t, ok(t, "", "info", "tiny.gguf", "--json", "--tensors", "--meta").stdout)
 	conf, _ := v["config"].(map[string]any)
-	if conf["Dim"] != 64.0 || conf["Vocab"] != 300.0 || v["architecture"] != "nanochat" || v["name"] != "tiny" {
+	if conf["dim"] != 64.0 || conf["vocab"] != 300.0 || v["architecture"] != "nanochat" || v["name"] != "tiny" {
 		t.Errorf("config %v, architecture %v, name %v", conf, v["architecture"], v["name"])
 	}
 	var bytes float64

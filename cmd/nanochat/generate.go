@@ -105,7 +105,7 @@ func (c *generateCmd) Run(a *app) error {
 	begin := time.Now()
 	m, err := chat.Open(a.ctx, c.Model, opts)
 	if err != nil {
-		return err
+		return flagNames(err)
 	}
 	defer m.Close()
 	out := answer{Tokens: []int32{}, Seed: c.Seed, Kernel: m.Kernel(), Threads: m.Threads()}

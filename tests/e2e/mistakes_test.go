@@ -47,6 +47,8 @@ func TestMistakes(t *testing.T) {
 		{"negative length, apart", "generate tiny.gguf x -n -5", "", 2, "-5", "--max-tokens=-5"},
 		{"too few repetitions", "benchmark tiny.gguf --repeats 2", "", 2, "--repeats 2", ""},
 		{"missing document", "benchmark tiny.gguf --markdown absent.md", "", 1, "absent.md: no such file", "<!-- begin"},
+		{"too many guesses", "generate tiny.gguf x --speculate 1000", "", 2, "speculate is 1000", "--speculate"},
+		{"context beyond the model", "generate tiny.gguf x --context 5000", "", 1, "made for 96: ask for at most that", ""},
 		{"bias of no token", "generate tiny.gguf x --logit-bias 9999=1", "", 2, "9999", ""},
 		{"malformed bias", "generate tiny.gguf x --logit-bias hello", "", 2, "hello", "TOKEN=BIAS"},
 		{"unknown kernel", "generate tiny.gguf x --kernel cuda", "", 2, "cuda", "--kernel"},

@@ -72,6 +72,13 @@ func products() []product {
 		}
 		return tune.Shape{Op: op, M: m, K: k, Type: t, Batch: n}
 	}
+	head := func(m, k, n int) tune.Shape {
+		op := tune.Q8GEMM
+		if n == 1 {
+			op = tune.Q8GEMV
+		}
+		return tune.Shape{Op: op, M: m, K: k, Type: kernels.Q8_0, Batch: n}
+	}
 	return []product{
 		{Shape: ternary(2048, 2048, 128, 1), avx2: true},
 		{Shape: ternary(2048, 2048, 2048, 1)},
@@ -84,6 +91,9 @@ func products() []product {
 		{Shape: ternary(4096, 4096, 128, 512)},
 		{Shape: ternary(2048, 768, 128, 512)},
 		{Shape: ternary(6912, 2560, 2560, 512)},
+		{Shape: head(16384, 768, 1)},
+		{Shape: head(128256, 2560, 1), cold: true},
+		{Shape: head(16384, 768, 48)},
 		{Shape: dense(16384, 768, kernels.Q8_0, 1)},
 		{Shape: dense(16384, 768, kernels.F16, 1)},
 		{Shape: dense(128256, 2560, kernels.Q8_0, 1), cold: true},
@@ -177,9 +187,10 @@ func (m *meter) product(p product) error {
 		work.Prepare(set)
 		peak := m.limits.FMA
 		k := Kernel{Op: string(p.Op), Kernel: set.Name, M: p.M, K: p.K, N: p.Batch, Group: p.Group}
-		if p.Group > 0 {
+		if p.Int8() {
 			peak = m.limits.Dot8
-		} else {
+		}
+		if p.Group == 0 {
 			k.Type = typeName(p.Type)
 		}
 		k.WeightBytes = p.WeightBytes()

@@ -94,6 +94,15 @@ func instrument(set *kernels.Set) (*kernels.Set, []*stopwatch) {
 		defer dgemm.since(time.Now())
 		set.DenseGEMM(dst, ldd, w, x, ldx, n, r0, r1)
 	}
+	head := watch("int8 head")
+	s.Q8GEMV = func(dst []float32, w *kernels.Dense, x *kernels.Act, r0, r1 int) {
+		defer head.since(time.Now())
+		set.Q8GEMV(dst, w, x, r0, r1)
+	}
+	s.Q8GEMM = func(dst []float32, ldd int, w *kernels.Dense, x *kernels.Act, r0, r1 int) {
+		defer head.since(time.Now())
+		set.Q8GEMM(dst, ldd, w, x, r0, r1)
+	}
 	s.DenseRow = func(dst []float32, w *kernels.Dense, r int) {
 		defer row.since(time.Now())
 		set.DenseRow(dst, w, r)

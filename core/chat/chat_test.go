@@ -234,7 +234,7 @@ func TestShapes(t *testing.T) {
 	require.NoError(t, err)
 	list := shapes(c.Model)
 	require.Len(t, list, 2*4+1) // queries and output are square and count once
-	require.Equal(t, tune.Shape{Op: tune.DenseGEMV, M: 128256, K: 2560, Type: kernels.Q8_0, Batch: 1}, list[8])
+	require.Equal(t, tune.Shape{Op: tune.Q8GEMV, M: 128256, K: 2560, Type: kernels.Q8_0, Batch: 1}, list[8])
 	for _, s := range list[:8] {
 		require.Equal(t, s.K, s.Group) // one scale a row
 	}

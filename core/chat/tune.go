@@ -56,12 +56,13 @@ func shapes(c config.Model) []tune.Shape {
 			tune.Shape{Op: tune.TernaryGEMV, M: s[0], K: s[1], Group: group, Batch: 1},
 			tune.Shape{Op: tune.TernaryGEMM, M: s[0], K: s[1], Group: group, Batch: step})
 	}
-	head, t := c.Head, kernels.F16
+	kind := c.Head
 	if c.TieEmbeddings {
-		head = c.Embedding
+		kind = c.Embedding
 	}
-	if head == config.TypeQ8_0 {
-		t = kernels.Q8_0
+	head := tune.Shape{Op: tune.DenseGEMV, M: c.Vocab, K: c.Dim, Type: kernels.F16, Batch: 1}
+	if kind == config.TypeQ8_0 {
+		head.Op, head.Type = tune.Q8GEMV, kernels.Q8_0
 	}
-	return append(list, tune.Shape{Op: tune.DenseGEMV, M: c.Vocab, K: c.Dim, Type: t, Batch: 1})
+	return append(list, head)
 }

@@ -46,6 +46,16 @@ func compose(o Options, choices []Choice) *kernels.Set {
 			lookup(r, w.Rows, w.Cols, 0, w.Type, Bucket(n), fallback).DenseGEMM(dst, ldd, w, x, ldx, n, r0, r1)
 		}
 	}
+	if r := routes[Q8GEMV]; r != nil {
+		set.Q8GEMV = func(dst []float32, w *kernels.Dense, x *kernels.Act, r0, r1 int) {
+			lookup(r, w.Rows, w.Cols, 0, w.Type, 1, fallback).Q8GEMV(dst, w, x, r0, r1)
+		}
+	}
+	if r := routes[Q8GEMM]; r != nil {
+		set.Q8GEMM = func(dst []float32, ldd int, w *kernels.Dense, x *kernels.Act, r0, r1 int) {
+			lookup(r, w.Rows, w.Cols, 0, w.Type, Bucket(x.N), fallback).Q8GEMM(dst, ldd, w, x, r0, r1)
+		}
+	}
 	return &set
 }
 

@@ -15,6 +15,8 @@ const (
 	TernaryGEMM Op = "ternary_gemm"
 	DenseGEMV   Op = "dense_gemv"
 	DenseGEMM   Op = "dense_gemm"
+	Q8GEMV      Op = "q8_gemv"
+	Q8GEMM      Op = "q8_gemm"
 )
 
 // MaxBucket is the largest batch bucket; larger batches count as this.
@@ -51,18 +53,37 @@ func (s Shape) bucketed() Shape {
 
 func (s Shape) ternary() bool { return s.Op == TernaryGEMV || s.Op == TernaryGEMM }
 
+// Int8 says whether the vectors are quantised to int8; otherwise they are f32.
+func (s Shape) Int8() bool { return s.ternary() || s.Op == Q8GEMV || s.Op == Q8GEMM }
+
+// gemv says whether the op takes one vector.
+func (s Shape) gemv() bool { return s.Op == TernaryGEMV || s.Op == DenseGEMV || s.Op == Q8GEMV }
+
+// actGroup is the group length of the quantised vectors. Dense matrices have no
+// groups.
+func (s Shape) actGroup() int {
+	if s.ternary() {
+		return s.Group
+	}
+	return s.K
+}
+
 // check says what is wrong with s.
 func (s Shape) check() error {
 	const limit = 1 << 24
 	switch s.Op {
 	case TernaryGEMV, TernaryGEMM, DenseGEMV, DenseGEMM:
+	case Q8GEMV, Q8GEMM:
+		if s.Type != kernels.Q8_0 {
+			return fmt.Errorf("tune: %s takes a Q8_0 matrix, not type %d", s.Op, s.Type)
+		}
 	default:
-		return fmt.Errorf("tune: unknown op %q: want %s, %s, %s or %s", s.Op, TernaryGEMV, TernaryGEMM, DenseGEMV, DenseGEMM)
+		return fmt.Errorf("tune: unknown op %q: want %s, %s, %s, %s, %s or %s", s.Op, TernaryGEMV, TernaryGEMM, DenseGEMV, DenseGEMM, Q8GEMV, Q8GEMM)
 	}
 	if s.M < 1 || s.K < 1 || s.Batch < 1 || s.M > limit || s.K > limit || s.Batch > limit {
 		return fmt.Errorf("tune: %s of %d×%d for %d vectors: sizes must be 1 to %d", s.Op, s.M, s.K, s.Batch, limit)
 	}
-	if (s.Op == TernaryGEMV || s.Op == DenseGEMV) && s.Batch != 1 {
+	if s.gemv() && s.Batch != 1 {
 		return fmt.Errorf("tune: %s takes 1 vector, not %d", s.Op, s.Batch)
 	}
 	if s.ternary() {

@@ -19,7 +19,7 @@ import (
 // counted is a set that counts its calls and takes at least the given time per call.
 type counted struct {
 	*kernels.Set
-	calls [4]atomic.Int64 // ternary GEMV, GEMM, dense GEMV, GEMM
+	calls [6]atomic.Int64 // ternary GEMV, GEMM, dense GEMV, GEMM, Q8 GEMV, GEMM
 	delay atomic.Int64    // ns
 }
 
@@ -50,6 +50,14 @@ func newCounted(name string, delay time.Duration) *counted {
 		count(3)
 		base.DenseGEMM(dst, ldd, w, x, ldx, n, r0, r1)
 	}
+	c.Q8GEMV = func(dst []float32, w *kernels.Dense, x *kernels.Act, r0, r1 int) {
+		count(4)
+		base.Q8GEMV(dst, w, x, r0, r1)
+	}
+	c.Q8GEMM = func(dst []float32, ldd int, w *kernels.Dense, x *kernels.Act, r0, r1 int) {
+		count(5)
+		base.Q8GEMM(dst, ldd, w, x, r0, r1)
+	}
 	return c
 }
 
@@ -66,6 +74,8 @@ var shapes = []Shape{
 	{Op: TernaryGEMM, M: 48, K: 64, Group: 64, Batch: 5},
 	{Op: DenseGEMV, M: 48, K: 64, Type: kernels.F16, Batch: 1},
 	{Op: DenseGEMM, M: 48, K: 64, Type: kernels.Q8_0, Batch: 5},
+	{Op: Q8GEMV, M: 48, K: 64, Type: kernels.Q8_0, Batch: 1},
+	{Op: Q8GEMM, M: 48, K: 64, Type: kernels.Q8_0, Batch: 5},
 }
 
 const slow = 300 * time.Microsecond
@@ -283,6 +293,7 @@ func TestBadArguments(t *testing.T) {
 		"sizes must be":        {Op: TernaryGEMV, M: 0, K: 1, Group: 16, Batch: 1},
 		"takes 1 vector":       {Op: DenseGEMV, M: 1, K: 1, Batch: 4},
 		"group 5":              {Op: TernaryGEMM, M: 16, K: 64, Group: 5, Batch: 2},
+		"takes a Q8_0 matrix":  {Op: Q8GEMV, M: 1, K: 32, Type: kernels.F16, Batch: 1},
 		"type 99":              {Op: DenseGEMV, M: 1, K: 1, Type: 99, Batch: 1},
 		"want a multiple of 3": {Op: DenseGEMV, M: 1, K: 33, Type: kernels.Q8_0, Batch: 1},
 	} {

@@ -44,13 +44,14 @@ func NewWork(s Shape, threads, workingSet int) (*Work, error) {
 		w.x[i] = float32(math.Sin(float64(i%8191) * 0.37))
 	}
 	w.dst = make([]float32, s.Batch*s.M)
-	switch s.Op {
-	case TernaryGEMV:
+	switch {
+	case !s.Int8():
+	case s.gemv():
 		for range threads {
-			w.acts = append(w.acts, kernels.NewAct(1, s.K, s.Group))
+			w.acts = append(w.acts, kernels.NewAct(1, s.K, s.actGroup()))
 		}
-	case TernaryGEMM:
-		w.acts = []*kernels.Act{kernels.NewAct(s.Batch, s.K, s.Group)}
+	default:
+		w.acts = []*kernels.Act{kernels.NewAct(s.Batch, s.K, s.actGroup())}
 		for range threads {
 			w.scratch = append(w.scratch, kernels.AlignedBytes(kernels.GEMMScratch(s.Batch, s.K)))
 		}
@@ -130,7 +131,7 @@ func fillDense(b []byte, t kernels.DType) {
 // Prepare quantises the activations of a GEMM, outside the timed part. A GEMV
 // quantises inside Run, once per worker, as the decoder does.
 func (w *Work) Prepare(set *kernels.Set) {
-	if w.Shape.Op == TernaryGEMM {
+	if w.Shape.Int8() && !w.Shape.gemv() {
 		for t := range w.Shape.Batch {
 			w.acts[0].Set(set, t, w.x[t*w.Shape.K:])
 		}
@@ -142,7 +143,7 @@ func (w *Work) Prepare(set *kernels.Set) {
 // part of the rows; otherwise workers take grain rows at a time.
 func (w *Work) Run(set *kernels.Set, wk *team.Worker, i, grain int) {
 	s := w.Shape
-	if s.Op == TernaryGEMV {
+	if s.Int8() && s.gemv() {
 		w.acts[wk.ID].Set(set, 0, w.x)
 	}
 	if grain == 0 {
@@ -172,6 +173,10 @@ func (w *Work) rows(set *kernels.Set, id, i, lo, hi int) {
 		set.DenseGEMV(w.dst, &w.dense[i%len(w.dense)], w.x, lo, hi)
 	case DenseGEMM:
 		set.DenseGEMM(w.dst, s.M, &w.dense[i%len(w.dense)], w.x, s.K, s.Batch, lo, hi)
+	case Q8GEMV:
+		set.Q8GEMV(w.dst, &w.dense[i%len(w.dense)], w.acts[id], lo, hi)
+	case Q8GEMM:
+		set.Q8GEMM(w.dst, s.M, &w.dense[i%len(w.dense)], w.acts[0], lo, hi)
 	}
 }
 

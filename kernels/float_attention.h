@@ -473,7 +473,6 @@ VF_ENTRY void VF_NAME(attention)(float *dst, int64_t ldd, const float *q, int64_
 					r0++;
 				vf_page page = vf_page_of(kv, p0, g);
 				/* What is read after it: the next page, or the next head's first. */
-				page.next = page.k;
 				if (p0 + NC_PAGE < b.seen[b.rows - 1])
 					page.next = vf_page_of(kv, p0 + NC_PAGE, g).k;
 				else if (g + 1 < end)

@@ -38,7 +38,7 @@ func (c *convertCmd) Run(a *app) error {
 		return err
 	}
 	if m.Arch() != "nanochat" || c.To == "nanochat" {
-		if m, err = m.Convert(model.ConvertOptions{Quantize: c.Quantize, Group: c.Group}); err != nil {
+		if m, err = m.Convert(a.ctx, model.ConvertOptions{Quantize: c.Quantize, Group: c.Group}); err != nil {
 			return &hinted{err, "--quantize makes weights ternary, at the price of a model that must be trained again"}
 		}
 	}

@@ -110,12 +110,9 @@ func (c *initCmd) Run(a *app) error {
 	if conf.Description != "" {
 		meta = append(meta, gguf.KV{Key: "general.description", Value: gguf.V(conf.Description + " Random weights.")})
 	}
-	m, err := model.Init(conf.Model, c.Seed, model.Options{})
+	m, err := model.Init(a.ctx, conf.Model, c.Seed, model.Options{})
 	if err != nil {
 		return err
-	}
-	if a.ctx.Err() != nil {
-		return a.ctx.Err()
 	}
 	c.begin(a, c.Out)
 	if err := m.Save(c.Out, meta...); err != nil {

@@ -122,7 +122,7 @@ func tiny(t *testing.T) ModelOptions {
 	t.Helper()
 	c := tinyConfig()
 	return ModelOptions{Name: "tiny", Threads: 2, Prompt: 1 << 20, Decode: 16, Open: func() (*model.Model, int64, func() error, error) {
-		m, err := model.Init(c, 1, model.Options{})
+		m, err := model.Init(t.Context(), c, 1, model.Options{})
 		return m, 0, func() error { return nil }, err
 	}}
 }

@@ -17,7 +17,7 @@ import (
 // The parts of a profile add up to the step, and counts are exact.
 func TestProfile(t *testing.T) {
 	o := ProfileOptions{Threads: 2, Prompt: 20, Decode: 4, Open: func(set *kernels.Set) (*model.Model, func() error, error) {
-		m, err := model.Init(tinyConfig(), 1, model.Options{Set: set})
+		m, err := model.Init(t.Context(), tinyConfig(), 1, model.Options{Set: set})
 		return m, func() error { return nil }, err
 	}}
 	ps, err := MeasureProfile(t.Context(), o)

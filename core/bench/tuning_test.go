@@ -43,7 +43,7 @@ func TestTunedModelGivesTheSameBits(t *testing.T) {
 // logits reads a short prompt and decodes one token.
 func logits(t *testing.T, c config.Model, set *kernels.Set) []float32 {
 	t.Helper()
-	m, err := model.Init(c, 1, model.Options{Set: set})
+	m, err := model.Init(t.Context(), c, 1, model.Options{Set: set})
 	require.NoError(t, err)
 	tm := team.New(2, team.Options{})
 	defer tm.Close()

@@ -30,7 +30,7 @@ func file(t testing.TB, modelVocab, tokVocab int) string {
 	t.Helper()
 	c, err := config.Preset("tiny", "model.dim=64", "model.ffn=64", "model.layers=1", "model.context=128", fmt.Sprint("model.vocab=", modelVocab))
 	require.NoError(t, err)
-	m, err := model.Init(c.Model, 3, model.Options{})
+	m, err := model.Init(t.Context(), c.Model, 3, model.Options{})
 	require.NoError(t, err)
 	tok, err := tokenizer.NewByteLevel(tokVocab)
 	require.NoError(t, err)

@@ -13,7 +13,7 @@ import (
 func ExampleEngine() {
 	c := config.DefaultModel()
 	c.Dim, c.Layers, c.Heads, c.KVHeads, c.HeadDim, c.FFN, c.Vocab, c.Context = 64, 1, 2, 2, 32, 128, 100, 128
-	m, err := model.Init(c, 1, model.Options{})
+	m, err := model.Init(context.Background(), c, 1, model.Options{})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -21,7 +21,7 @@ func smallModel(t testing.TB) *model.Model {
 	c.Dim, c.Layers, c.Heads, c.KVHeads, c.HeadDim, c.FFN = 96, 2, 4, 2, 24, 160
 	c.Vocab, c.Context, c.Group, c.Streams = 211, 256, 64, 2
 	c.Embedding, c.Head = config.TypeF16, config.TypeQ8_0
-	m, err := model.Init(c, 7, model.Options{})
+	m, err := model.Init(t.Context(), c, 7, model.Options{})
 	require.NoError(t, err)
 	return m
 }
@@ -142,7 +142,7 @@ func nano(t testing.TB) *model.Model {
 	c.Dim, c.Layers, c.Heads, c.KVHeads, c.HeadDim, c.FFN = 768, 12, 12, 12, 64, 2048
 	c.Vocab, c.Context, c.Group, c.Streams = 16384, 2048, 128, 1
 	c.Embedding, c.Head = config.TypeF16, config.TypeQ8_0
-	m, err := model.Init(c, 7, model.Options{})
+	m, err := model.Init(t.Context(), c, 7, model.Options{})
 	require.NoError(t, err)
 	return m
 }

@@ -34,7 +34,7 @@ func BenchmarkForward(b *testing.B) {
 		c    config.Model
 		o    Options
 	}{{"nano", nano(), Options{}}, {"huge pages", nano(), Options{HugePages: true}}, {"2 streams", streams, Options{}}, {"layer", layer, Options{}}} {
-		m, err := Init(x.c, 1, x.o)
+		m, err := Init(b.Context(), x.c, 1, x.o)
 		require.NoError(b, err)
 		for threads := 1; threads <= min(2, team.DefaultSize()); threads++ {
 			b.Run(fmt.Sprintf("%s/decode/threads=%d", x.name, threads), func(b *testing.B) { benchmark(b, m, threads, 1, 128) })
@@ -46,7 +46,7 @@ func BenchmarkForward(b *testing.B) {
 // BenchmarkLoad opens a file whose pages are in memory, and computes the first
 // logits.
 func BenchmarkLoad(b *testing.B) {
-	m, err := Init(nano(), 1, Options{})
+	m, err := Init(b.Context(), nano(), 1, Options{})
 	require.NoError(b, err)
 	path := filepath.Join(b.TempDir(), "nano.gguf")
 	require.NoError(b, m.Save(path))
@@ -91,7 +91,7 @@ func benchmark(b *testing.B, m *Model, threads, n, limit int) {
 // BenchmarkInit makes random weights of the 125M shape.
 func BenchmarkInit(b *testing.B) {
 	for b.Loop() {
-		_, err := Init(nano(), 1, Options{})
+		_, err := Init(b.Context(), nano(), 1, Options{})
 		require.NoError(b, err)
 	}
 }

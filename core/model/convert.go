@@ -1,6 +1,7 @@
 package model
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -29,8 +30,8 @@ type ConvertOptions struct {
 // Convert makes a nanochat model of a foreign one: tiles with half-precision
 // scales, an f16 or q8_0 embedding, half-split rotary pairs. Trits and scales stay
 // what they are; rows of queries and keys change places. The result uses m's
-// memory.
-func (m *Model) Convert(o ConvertOptions) (*Model, error) {
+// memory. When ctx ends Convert stops within milliseconds and returns ctx's error.
+func (m *Model) Convert(ctx context.Context, o ConvertOptions) (*Model, error) {
 	if err := checkConfig(m.cfg); err != nil {
 		return nil, err
 	}
@@ -47,15 +48,15 @@ func (m *Model) Convert(o ConvertOptions) (*Model, error) {
 	}
 	o.Quantize = o.Quantize && m.hasDense()
 	var err error
-	if n.cfg.Group, err = m.commonGroup(o); err != nil {
+	if n.cfg.Group, err = m.commonGroup(ctx, o); err != nil {
 		return nil, err
 	}
 	slots := n.slots()
-	err = parallel(len(slots), func(i int) error {
+	err = parallelUntil(ctx, len(slots), func(i int) error {
 		s := &slots[i]
 		switch {
 		case s.dense != nil:
-			return s.toStorage(o.Embedding)
+			return s.toStorage(ctx, o.Embedding)
 		case s.lin == nil:
 			return nil
 		}
@@ -63,7 +64,7 @@ func (m *Model) Convert(o ConvertOptions) (*Model, error) {
 		if m.rope.interleaved && (s.is("attn_q") || s.is("attn_k")) {
 			rows = splitPairs(m.cfg.HeadDim, m.rope.rotary)
 		}
-		if err := s.toTernary(n.cfg.Group, rows, o.Quantize); err != nil {
+		if err := s.toTernary(ctx, n.cfg.Group, rows, o.Quantize); err != nil {
 			return fmt.Errorf("model: convert: tensor %q: %w", s.name, err)
 		}
 		return nil
@@ -91,7 +92,7 @@ func (m *Model) hasDense() bool {
 
 // commonGroup finds the longest group length, 0 for whole rows, that all matrices
 // have or can be cut into.
-func (m *Model) commonGroup(o ConvertOptions) (int, error) {
+func (m *Model) commonGroup(ctx context.Context, o ConvertOptions) (int, error) {
 	if o.Quantize {
 		switch o.Group {
 		case 0, 64, 128, 256:
@@ -101,7 +102,7 @@ func (m *Model) commonGroup(o ConvertOptions) (int, error) {
 	}
 	slots := m.slots()
 	groups := make([]int, len(slots))
-	err := parallel(len(slots), func(i int) error {
+	err := parallelUntil(ctx, len(slots), func(i int) error {
 		s := &slots[i]
 		switch {
 		case s.lin == nil:
@@ -113,7 +114,12 @@ func (m *Model) commonGroup(o ConvertOptions) (int, error) {
 			return nil
 		}
 		values := make([]float32, s.cols)
-		g, err := exactGroup(s.rows, s.cols, func(r int) ([]float32, error) { return values, denseRow(values, s.lin.dense, r) })
+		g, err := exactGroup(s.rows, s.cols, func(r int) ([]float32, error) {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			return values, denseRow(values, s.lin.dense, r)
+		})
 		if err != nil {
 			return fmt.Errorf("model: convert: tensor %q: %w", s.name, err)
 		}
@@ -175,7 +181,7 @@ func (s *slot) is(name string) bool {
 
 // toStorage makes the embedding s the given type, "" for f16 unless it is f16 or
 // q8_0.
-func (s *slot) toStorage(name string) error {
+func (s *slot) toStorage(ctx context.Context, name string) error {
 	w := s.dense
 	if name == "" && w.Type == kernels.Q8_0 {
 		name = config.TypeQ8_0
@@ -192,6 +198,9 @@ func (s *slot) toStorage(name string) error {
 	out := kernels.Dense{Rows: w.Rows, Cols: w.Cols, Type: t, Data: kernels.AlignedBytes(w.Rows * size)}
 	row := make([]float32, w.Cols)
 	for r := range w.Rows {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		err := denseRow(row, w, r)
 		if err == nil {
 			err = gguf.Quantize(out.Data[r*size:(r+1)*size], gguf.Type(t), row)
@@ -206,7 +215,7 @@ func (s *slot) toStorage(name string) error {
 
 // toTernary makes s ternary with the given group length. Row r of the result is
 // row rows(r) of s.
-func (s *slot) toTernary(group int, rows func(r int) int, quantize bool) error {
+func (s *slot) toTernary(ctx context.Context, group int, rows func(r int) int, quantize bool) error {
 	if group == 0 {
 		group = s.cols
 	}
@@ -228,6 +237,9 @@ func (s *slot) toTernary(group int, rows func(r int) int, quantize bool) error {
 		gain, plain.Gain = plain.Gain, 1
 	}
 	err = eachBlock(out, func(r0, n int) ([]int8, []uint16, error) {
+		if err := ctx.Err(); err != nil {
+			return nil, nil, err
+		}
 		for r := range n {
 			row := values[r*s.cols : (r+1)*s.cols]
 			var err error

@@ -1,6 +1,7 @@
 package model_test
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/architehc/nanochat/core/config"
@@ -13,7 +14,7 @@ import (
 func Example() {
 	c := config.DefaultModel()
 	c.Dim, c.Layers, c.Heads, c.KVHeads, c.HeadDim, c.FFN, c.Vocab = 128, 2, 4, 2, 32, 256, 100
-	m, err := model.Init(c, 1, model.Options{})
+	m, err := model.Init(context.Background(), c, 1, model.Options{})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -198,7 +198,7 @@ func TestInitRejects(t *testing.T) {
 	} {
 		c := small()
 		change(&c)
-		_, err := Init(c, 1, Options{})
+		_, err := Init(t.Context(), c, 1, Options{})
 		require.ErrorContains(t, err, "model: ", name)
 	}
 }

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"context"
 	"fmt"
 	"math"
 
@@ -18,8 +19,9 @@ import (
 // variance, norm weights spread around 1, and every switch of the configuration
 // has an effect. They depend on c and seed alone.
 //
-// It is for tests and benchmarks; training starts from latent weights.
-func Init(c config.Model, seed uint64, o Options) (*Model, error) {
+// It is for tests and benchmarks; training starts from latent weights. When ctx ends
+// it stops within milliseconds and returns ctx's error.
+func Init(ctx context.Context, c config.Model, seed uint64, o Options) (*Model, error) {
 	if err := checkConfig(c); err != nil {
 		return nil, err
 	}
@@ -47,7 +49,7 @@ func Init(c config.Model, seed uint64, o Options) (*Model, error) {
 			return nil, err
 		}
 	}
-	if err := parallel(len(g.jobs), func(i int) error { return g.jobs[i]() }); err != nil {
+	if err := parallelUntil(ctx, len(g.jobs), func(i int) error { return g.jobs[i]() }); err != nil {
 		return nil, err
 	}
 	return m, m.finish(o)

@@ -92,7 +92,7 @@ func text(c config.Model, n int) []int32 {
 
 func initModel(t testing.TB, c config.Model, seed uint64, set *kernels.Set) *Model {
 	t.Helper()
-	m, err := Init(c, seed, Options{Set: set})
+	m, err := Init(t.Context(), c, seed, Options{Set: set})
 	require.NoError(t, err)
 	return m
 }

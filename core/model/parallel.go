@@ -1,14 +1,21 @@
 package model
 
 import (
+	"context"
 	"runtime"
 	"sync"
 	"sync/atomic"
 )
 
-// parallel calls f for 0 ≤ i < n on as many goroutines as the process has cores,
-// and returns the error of the lowest i that failed.
+// parallel is parallelUntil without an end.
 func parallel(n int, f func(i int) error) error {
+	return parallelUntil(context.Background(), n, f)
+}
+
+// parallelUntil calls f for 0 ≤ i < n on as many goroutines as the process has
+// cores, and returns the error of the lowest i that failed. When ctx ends it begins
+// no further call, waits for those that run, and returns ctx's error.
+func parallelUntil(ctx context.Context, n int, f func(i int) error) error {
 	var (
 		next  atomic.Int64
 		group sync.WaitGroup
@@ -18,7 +25,7 @@ func parallel(n int, f func(i int) error) error {
 	)
 	for range min(n, runtime.GOMAXPROCS(0)) {
 		group.Go(func() {
-			for i := int(next.Add(1) - 1); i < n; i = int(next.Add(1) - 1) {
+			for i := int(next.Add(1) - 1); i < n && ctx.Err() == nil; i = int(next.Add(1) - 1) {
 				if e := f(i); e != nil {
 					mu.Lock()
 					if i < first {
@@ -31,5 +38,8 @@ func parallel(n int, f func(i int) error) error {
 		})
 	}
 	group.Wait()
+	if err == nil {
+		err = ctx.Err()
+	}
 	return err
 }

@@ -352,7 +352,7 @@ func TestFormatNamesEverything(t *testing.T) {
 		c := preset.Model
 		c.FFNKind, c.QKNorm, c.SubNorm, c.ResidualScalars, c.TieEmbeddings = kind, true, true, true, false
 		c.Head, c.Streams, c.MHCDynamic, c.LogitSoftcap = config.TypeF16, 2, true, 30
-		m, err := model.Init(c, 1, model.Options{})
+		m, err := model.Init(t.Context(), c, 1, model.Options{})
 		require.NoError(t, err)
 		path := filepath.Join(t.TempDir(), "m.gguf")
 		require.NoError(t, m.Save(path))

@@ -60,7 +60,7 @@ func TestLlamaCppRunsExports(t *testing.T) {
 				} else {
 					c.KVHeads = 2
 				}
-				m, err := model.Init(c, 1, model.Options{})
+				m, err := model.Init(t.Context(), c, 1, model.Options{})
 				require.NoError(t, err)
 				dir := t.TempDir()
 				path, out := filepath.Join(dir, "model.gguf"), filepath.Join(dir, "logprobs.f32")

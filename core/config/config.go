@@ -3,6 +3,8 @@ package config
 import (
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"sort"
 	"strings"
 
@@ -14,8 +16,16 @@ import (
 type Config struct {
 	// Name and Description are for people; Name also names the model file inside.
 	Name, Description string
+	// Preset is the preset that a file started from.
+	Preset string
 	// Model is the shape of the network.
 	Model Model
+	// The rest is for training.
+	Data     Data
+	Train    Train
+	Schedule Schedule
+	Optim    Optim
+	Anomaly  Anomaly
 
 	source map[string]string
 }
@@ -48,7 +58,7 @@ func (e *Error) Error() string {
 // Parse reads TOML from b and then applies sets, each "key=value". path names b
 // in errors; nothing is opened. An error is an *Error.
 func Parse(path string, b []byte, sets ...string) (*Config, error) {
-	c := &Config{Model: DefaultModel(), source: map[string]string{}}
+	c := defaultConfig()
 	if err := c.apply(path, b); err != nil {
 		return nil, err
 	}
@@ -96,6 +106,8 @@ func (c *Config) Settings() []Setting {
 			s.Value = *p
 		case *int:
 			s.Value = *p
+		case *int64:
+			s.Value = *p
 		case *float64:
 			s.Value = *p
 		}
@@ -108,12 +120,26 @@ func (c *Config) Settings() []Setting {
 // error is an *Error without a source.
 func (m Model) Validate() error {
 	c := &Config{Model: m}
-	return c.validate()
+	return c.validateModel()
 }
 
 func (c *Config) validate() error {
+	if err := c.check(false); err != nil {
+		return err
+	}
+	if err := c.validateModel(); err != nil {
+		return err
+	}
+	return c.validateTrain()
+}
+
+// check checks the range of every key in [model], or of every other one.
+func (c *Config) check(ofModel bool) error {
 	for i := range fields {
 		f := &fields[i]
+		if strings.HasPrefix(f.key, "model.") != ofModel {
+			continue
+		}
 		what := f.check(c)
 		if what == "" {
 			continue
@@ -124,16 +150,56 @@ func (c *Config) validate() error {
 		}
 		return e
 	}
+	return nil
+}
+
+func (c *Config) validateModel() error {
+	if err := c.check(true); err != nil {
+		return err
+	}
 	m := &c.Model
-	for _, r := range []struct {
-		bad             bool
-		key, what, hint string
-	}{
+	return c.relations([]relation{
 		{m.Heads%m.KVHeads != 0, "model.kv_heads", fmt.Sprintf("%d does not divide %d heads", m.KVHeads, m.Heads), ""},
 		{m.HeadDim%2 != 0, "model.head_dim", fmt.Sprintf("%d is odd", m.HeadDim), "rotary positions turn pairs of elements"},
 		{m.Embedding == TypeQ8_0 && m.Dim%32 != 0, "model.embedding", fmt.Sprintf("q8_0 needs a dim that is a multiple of 32, not %d", m.Dim), "use f16"},
 		{!m.TieEmbeddings && m.Head == TypeQ8_0 && m.Dim%32 != 0, "model.head", fmt.Sprintf("q8_0 needs a dim that is a multiple of 32, not %d", m.Dim), "use f16"},
-	} {
+	})
+}
+
+// validateTrain checks the relations between keys of training.
+func (c *Config) validateTrain() error {
+	t, s, total := &c.Train, &c.Schedule, c.Train.TotalSteps()
+	decay := 0
+	if s.Shape == ShapeWSD {
+		decay = s.DecaySteps(total)
+	}
+	relations := []relation{
+		{t.Steps > 0 && t.Tokens > 0, "train.tokens", "train.steps is given as well", "give one of them"},
+		{t.Rows%t.MicroRows != 0, "train.micro_rows", fmt.Sprintf("%d does not divide %d rows", t.MicroRows, t.Rows), ""},
+		{t.SeqLen > c.Model.Context, "train.seq_len", fmt.Sprintf("%d is more than the %d positions of the model", t.SeqLen, c.Model.Context), "raise model.context or lower it"},
+		{int64(t.Rows)*int64(t.SeqLen) > math.MaxInt32, "train.rows", fmt.Sprintf("%d rows of %d tokens are too many for one step", t.Rows, t.SeqLen), ""},
+		{s.Decay >= 1 && s.Decay != math.Trunc(s.Decay), "schedule.decay", fmt.Sprintf("%v is neither a share below 1 nor a whole number of steps", s.Decay), ""},
+		{total > 0 && s.Shape != ShapeConstant && s.Warmup+decay > total, "schedule.warmup",
+			fmt.Sprintf("%d steps of warm-up and %d of decay do not fit a run of %d", s.Warmup, decay, total), "lower schedule.warmup or schedule.decay, or train longer"},
+	}
+	for _, r := range []struct {
+		key  string
+		rule *Rule
+	}{{"matrix", &c.Optim.Matrix}, {"embedding", &c.Optim.Embedding}, {"head", &c.Optim.Head}, {"scalar", &c.Optim.Scalar}, {"mhc", &c.Optim.MHC}} {
+		relations = append(relations, relation{r.rule.LR*r.rule.WeightDecay > 1, "optim." + r.key + ".weight_decay",
+			fmt.Sprintf("%v times the learning rate %v is above 1", r.rule.WeightDecay, r.rule.LR), "lower one of them"})
+	}
+	return c.relations(relations)
+}
+
+// A relation between keys that must not hold.
+type relation struct {
+	bad             bool
+	key, what, hint string
+}
+
+func (c *Config) relations(all []relation) error {
+	for _, r := range all {
 		if r.bad {
 			return &Error{Source: c.source[r.key], Key: r.key, What: r.what, Hint: r.hint}
 		}
@@ -152,6 +218,7 @@ func (c *Config) derive() {
 		m.HeadDim = m.Dim / m.Heads
 		c.source["model.head_dim"] = "derived from model.dim and model.heads"
 	}
+	c.deriveTrain()
 }
 
 // apply reads one TOML document over c.
@@ -181,6 +248,11 @@ func (c *Config) apply(path string, b []byte) error {
 		}
 		return a < b
 	})
+	if v, ok := values["preset"]; ok {
+		if err := c.applyPreset(fmt.Sprintf("%s:%d", path, lines["preset"]), v); err != nil {
+			return err
+		}
+	}
 	for _, k := range keys {
 		if err := c.setKey(fmt.Sprintf("%s:%d", path, lines[k]), k, values[k]); err != nil {
 			return err
@@ -189,20 +261,39 @@ func (c *Config) apply(path string, b []byte) error {
 	return nil
 }
 
+// applyPreset reads the preset that a file at source starts from.
+func (c *Config) applyPreset(source string, v any) error {
+	name, _ := v.(string)
+	b, err := presetText(name)
+	if err == nil {
+		return c.apply("preset "+name, b)
+	}
+	e := &Error{}
+	errors.As(err, &e)
+	e.Source, e.Key = source, "preset"
+	return e
+}
+
+// fromSet is the source of what the command line gave.
+const fromSet = "--set"
+
 // applySet reads one "key=value" of the command line. The value is TOML, or
 // else a bare string.
 func (c *Config) applySet(s string) error {
 	key, text, ok := strings.Cut(s, "=")
 	key, text = strings.TrimSpace(key), strings.TrimSpace(text)
 	if !ok || key == "" {
-		return &Error{Source: "--set", Key: strings.TrimSpace(s), What: "has no value", Hint: "write key=value, as in model.vocab=16384"}
+		return &Error{Source: fromSet, Key: strings.TrimSpace(s), What: "has no value", Hint: "write key=value, as in model.vocab=16384"}
 	}
 	var doc map[string]any
 	value := any(text)
 	if err := toml.Unmarshal([]byte("v = "+text), &doc); err == nil && len(doc) == 1 {
 		value = doc["v"]
 	}
-	return c.setKey("--set", key, value)
+	if key == "preset" {
+		return &Error{Source: fromSet, Key: key, What: "stands only in a file", Hint: "begin the file with preset = \"NAME\""}
+	}
+	return c.setKey(fromSet, key, value)
 }
 
 func (c *Config) setKey(source, key string, v any) error {
@@ -217,27 +308,60 @@ func (c *Config) setKey(source, key string, v any) error {
 	return nil
 }
 
+// sections are the tables of a file.
+var sections = func() (out []string) {
+	for i := range fields {
+		key := fields[i].key
+		for at := 0; at < len(key); at++ {
+			if key[at] == '.' && !slices.Contains(out, key[:at]) {
+				out = append(out, key[:at])
+			}
+		}
+	}
+	return out
+}()
+
 func unknownKey(source, key string) error {
+	if slices.Contains(sections, key) {
+		return &Error{Source: source, Key: key, What: "is a section, not a key", Hint: "write [" + key + "] and its keys below"}
+	}
 	names := make([]string, len(fields))
 	for i, f := range fields {
 		names[i] = f.key
 	}
-	for _, section := range []string{"model"} {
-		if key == section {
-			return &Error{Source: source, Key: key, What: "is a section, not a key", Hint: "write [" + key + "] and its keys below"}
-		}
-	}
 	e := &Error{Source: source, Key: key, What: "unknown key"}
 	if near := Nearest(key, names); near != "" {
 		e.Hint = "did you mean " + near + "?"
-	} else {
-		e.Hint = "the keys are " + strings.Join(names, ", ")
+		return e
+	}
+	// The keys of its section, or those outside and the sections.
+	section, _, _ := cutLast(key)
+	e.Hint = "the sections are " + strings.Join(sections, ", ")
+	if slices.Contains(sections, section) {
+		var own []string
+		for _, n := range names {
+			if s, last, ok := cutLast(n); ok && s == section {
+				own = append(own, last)
+			}
+		}
+		if len(own) > 0 {
+			e.Hint = "the keys of [" + section + "] are " + strings.Join(own, ", ")
+		}
 	}
 	return e
 }
 
+// cutLast cuts a key at its last dot.
+func cutLast(key string) (section, last string, ok bool) {
+	i := strings.LastIndexByte(key, '.')
+	if i < 0 {
+		return "", key, false
+	}
+	return key[:i], key[i+1:], true
+}
+
 // flatten writes the leaves of doc under dotted keys. An empty table is a leaf
-// only at the top, so that an unknown empty section is still reported.
+// unless it is a known section, so that an unknown one is still reported.
 func flatten(dst map[string]any, prefix string, doc map[string]any) {
 	for k, v := range doc {
 		key := prefix + k
@@ -247,7 +371,7 @@ func flatten(dst map[string]any, prefix string, doc map[string]any) {
 			dst[key] = v
 		case len(sub) > 0:
 			flatten(dst, key+".", sub)
-		case key != "model":
+		case !slices.Contains(sections, key):
 			dst[key] = v
 		}
 	}

@@ -11,7 +11,7 @@ import (
 type field struct {
 	key string
 	doc string
-	// at points to the value in c: *string, *bool, *int or *float64.
+	// at points to the value in c: *string, *bool, *int, *int64 or *float64.
 	at func(c *Config) any
 	// lo and hi bound a number, both included.
 	lo, hi float64
@@ -26,32 +26,38 @@ const (
 	maxLength = 1 << 24
 )
 
-var fields = []field{
-	{key: "name", doc: "name of the configuration; becomes the name of the model", at: func(c *Config) any { return &c.Name }},
-	{key: "description", doc: "one sentence for people", at: func(c *Config) any { return &c.Description }},
-	{"model.dim", "width of the residual stream", func(c *Config) any { return &c.Model.Dim }, 16, maxWidth, nil},
-	{"model.layers", "number of blocks", func(c *Config) any { return &c.Model.Layers }, 1, 1024, nil},
-	{"model.heads", "query heads", func(c *Config) any { return &c.Model.Heads }, 1, 1024, nil},
-	{"model.kv_heads", "key/value heads; divides heads (default: heads)", func(c *Config) any { return &c.Model.KVHeads }, 1, 1024, nil},
-	{"model.head_dim", "length of one head, even (default: dim/heads)", func(c *Config) any { return &c.Model.HeadDim }, 2, 1024, nil},
-	{"model.ffn", "inner width of the feed-forward part", func(c *Config) any { return &c.Model.FFN }, 16, 4 * maxWidth, nil},
-	{"model.ffn_kind", "feed-forward kind", func(c *Config) any { return &c.Model.FFNKind }, 0, 0, []string{FFNSwiGLU, FFNReLU2, FFNReLU2GLU}},
-	{"model.vocab", "number of token ids", func(c *Config) any { return &c.Model.Vocab }, 2, maxVocab, nil},
-	{"model.context", "largest number of positions", func(c *Config) any { return &c.Model.Context }, 1, maxLength, nil},
-	{"model.rope_theta", "base of the rotary angles", func(c *Config) any { return &c.Model.RopeTheta }, 1, 1e12, nil},
-	{"model.norm_eps", "added to mean squares under the root", func(c *Config) any { return &c.Model.NormEps }, 1e-12, 0.1, nil},
-	{"model.tie_embeddings", "use the embedding matrix as the head", func(c *Config) any { return &c.Model.TieEmbeddings }, 0, 0, nil},
-	{"model.embedding", "storage of the embedding matrix", func(c *Config) any { return &c.Model.Embedding }, 0, 0, []string{TypeF16, TypeQ8_0}},
-	{"model.head", "storage of the head matrix", func(c *Config) any { return &c.Model.Head }, 0, 0, []string{TypeF16, TypeQ8_0}},
-	{"model.group", "inputs that share one ternary scale; 0: the whole row", func(c *Config) any { return &c.Model.Group }, 0, 256, []string{"0", "64", "128", "256"}},
-	{"model.qk_norm", "normalise queries and keys per head", func(c *Config) any { return &c.Model.QKNorm }, 0, 0, nil},
-	{"model.sub_norm", "normalise the inputs of the output and down projections", func(c *Config) any { return &c.Model.SubNorm }, 0, 0, nil},
-	{"model.logit_softcap", "c of c·tanh(logit/c); 0 turns it off", func(c *Config) any { return &c.Model.LogitSoftcap }, 0, 1e4, nil},
-	{"model.residual_scalars", "per-layer scalars on the residual and the embedding", func(c *Config) any { return &c.Model.ResidualScalars }, 0, 0, nil},
-	{"model.streams", "residual streams", func(c *Config) any { return &c.Model.Streams }, 1, 4, []string{"1", "2", "4"}},
-	{"model.mhc", "how the mixing stays doubly stochastic", func(c *Config) any { return &c.Model.MHC }, 0, 0, []string{MHCBvN, MHCSinkhorn}},
-	{"model.mhc_dynamic", "let the mixing depend on the input", func(c *Config) any { return &c.Model.MHCDynamic }, 0, 0, nil},
-	{"model.sinkhorn_iters", "normalisations of the sinkhorn mixing", func(c *Config) any { return &c.Model.SinkhornIters }, 1, 100, nil},
+var fields = append(modelFields(), trainFields()...)
+
+// modelFields are the keys outside all sections and those of [model].
+func modelFields() []field {
+	return []field{
+		{key: "preset", doc: "preset whose keys come first; the file's own replace them", at: func(c *Config) any { return &c.Preset }},
+		{key: "name", doc: "name of the configuration; becomes the name of the model", at: func(c *Config) any { return &c.Name }},
+		{key: "description", doc: "one sentence for people", at: func(c *Config) any { return &c.Description }},
+		{"model.dim", "width of the residual stream", func(c *Config) any { return &c.Model.Dim }, 16, maxWidth, nil},
+		{"model.layers", "number of blocks", func(c *Config) any { return &c.Model.Layers }, 1, 1024, nil},
+		{"model.heads", "query heads", func(c *Config) any { return &c.Model.Heads }, 1, 1024, nil},
+		{"model.kv_heads", "key/value heads; divides heads (default: heads)", func(c *Config) any { return &c.Model.KVHeads }, 1, 1024, nil},
+		{"model.head_dim", "length of one head, even (default: dim/heads)", func(c *Config) any { return &c.Model.HeadDim }, 2, 1024, nil},
+		{"model.ffn", "inner width of the feed-forward part", func(c *Config) any { return &c.Model.FFN }, 16, 4 * maxWidth, nil},
+		{"model.ffn_kind", "feed-forward kind", func(c *Config) any { return &c.Model.FFNKind }, 0, 0, []string{FFNSwiGLU, FFNReLU2, FFNReLU2GLU}},
+		{"model.vocab", "number of token ids", func(c *Config) any { return &c.Model.Vocab }, 2, maxVocab, nil},
+		{"model.context", "largest number of positions", func(c *Config) any { return &c.Model.Context }, 1, maxLength, nil},
+		{"model.rope_theta", "base of the rotary angles", func(c *Config) any { return &c.Model.RopeTheta }, 1, 1e12, nil},
+		{"model.norm_eps", "added to mean squares under the root", func(c *Config) any { return &c.Model.NormEps }, 1e-12, 0.1, nil},
+		{"model.tie_embeddings", "use the embedding matrix as the head", func(c *Config) any { return &c.Model.TieEmbeddings }, 0, 0, nil},
+		{"model.embedding", "storage of the embedding matrix", func(c *Config) any { return &c.Model.Embedding }, 0, 0, []string{TypeF16, TypeQ8_0}},
+		{"model.head", "storage of the head matrix", func(c *Config) any { return &c.Model.Head }, 0, 0, []string{TypeF16, TypeQ8_0}},
+		{"model.group", "inputs that share one ternary scale; 0: the whole row", func(c *Config) any { return &c.Model.Group }, 0, 256, []string{"0", "64", "128", "256"}},
+		{"model.qk_norm", "normalise queries and keys per head", func(c *Config) any { return &c.Model.QKNorm }, 0, 0, nil},
+		{"model.sub_norm", "normalise the inputs of the output and down projections", func(c *Config) any { return &c.Model.SubNorm }, 0, 0, nil},
+		{"model.logit_softcap", "c of c·tanh(logit/c); 0 turns it off", func(c *Config) any { return &c.Model.LogitSoftcap }, 0, 1e4, nil},
+		{"model.residual_scalars", "per-layer scalars on the residual and the embedding", func(c *Config) any { return &c.Model.ResidualScalars }, 0, 0, nil},
+		{"model.streams", "residual streams", func(c *Config) any { return &c.Model.Streams }, 1, 4, []string{"1", "2", "4"}},
+		{"model.mhc", "how the mixing stays doubly stochastic", func(c *Config) any { return &c.Model.MHC }, 0, 0, []string{MHCBvN, MHCSinkhorn}},
+		{"model.mhc_dynamic", "let the mixing depend on the input", func(c *Config) any { return &c.Model.MHCDynamic }, 0, 0, nil},
+		{"model.sinkhorn_iters", "normalisations of the sinkhorn mixing", func(c *Config) any { return &c.Model.SinkhornIters }, 1, 100, nil},
+	}
 }
 
 func fieldOf(key string) *field {
@@ -93,6 +99,19 @@ func (f *field) set(c *Config, v any) (what string) {
 		default:
 			return wrong("an integer")
 		}
+	case *int64:
+		switch n := v.(type) {
+		case int64:
+			*p = n
+		case string:
+			size, err := ParseSize(n)
+			if err != nil {
+				return wrong("an integer")
+			}
+			*p = size
+		default:
+			return wrong("an integer")
+		}
 	case *float64:
 		switch n := v.(type) {
 		case float64:
@@ -122,6 +141,8 @@ func (f *field) check(c *Config) (what string) {
 		if n := float64(*p); f.oneOf == nil {
 			return outside(text, n, f.lo, f.hi)
 		}
+	case *int64:
+		return outside(fmt.Sprint(*p), float64(*p), f.lo, f.hi)
 	case *float64:
 		return outside(fmt.Sprint(*p), *p, f.lo, f.hi)
 	}

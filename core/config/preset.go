@@ -27,6 +27,15 @@ func Presets() []string {
 // Preset returns the configuration of that name with sets applied, each
 // "key=value". An error is an *Error.
 func Preset(name string, sets ...string) (*Config, error) {
+	b, err := presetText(name)
+	if err != nil {
+		return nil, err
+	}
+	return Parse("preset "+name, b, sets...)
+}
+
+// presetText is the TOML of a preset. An error is an *Error.
+func presetText(name string) ([]byte, error) {
 	if !slices.Contains(Presets(), name) {
 		e := &Error{What: fmt.Sprintf("there is no preset %q", name), Hint: "the presets are " + strings.Join(Presets(), ", ")}
 		if near := Nearest(name, Presets()); near != "" {
@@ -38,5 +47,5 @@ func Preset(name string, sets ...string) (*Config, error) {
 	if err != nil {
 		return nil, &Error{What: err.Error()}
 	}
-	return Parse("preset "+name, b, sets...)
+	return b, nil
 }

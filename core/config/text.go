@@ -42,16 +42,22 @@ func Nearest(word string, candidates []string) string {
 	best, bestD := "", math.MaxInt
 	last := word[strings.LastIndexByte(word, '.')+1:]
 	for _, c := range candidates {
-		d := editDistance(word, c)
+		d := math.MaxInt
+		consider := func(distance, limit int) {
+			if distance <= limit {
+				d = min(d, distance)
+			}
+		}
+		consider(editDistance(word, c), max(2, len(c)/3))
 		if i := strings.LastIndexByte(c, '.'); i >= 0 {
 			// One more than the parts differ by: a match of the whole key wins.
 			part := c[i+1:]
-			d = min(d, editDistance(last, part)+1)
+			consider(editDistance(last, part)+1, max(2, len(part)/3)+1)
 			if len(last) >= 3 && (strings.HasPrefix(last, part) || strings.HasPrefix(part, last)) {
 				d = min(d, 2)
 			}
 		}
-		if d < bestD && d <= max(2, len(c)/3) {
+		if d < bestD {
 			best, bestD = c, d
 		}
 	}

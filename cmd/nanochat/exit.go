@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/architehc/nanochat/core/config"
+	"github.com/architehc/nanochat/core/data"
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/tokenizer"
 )
@@ -74,6 +75,11 @@ func (a *app) fail(err error, verbose bool) int {
 		bare.Hint = ""
 		text = bare.Error()
 	}
+	if d, ok := errors.AsType[*data.Error](err); ok {
+		bare := *d
+		bare.Hint = ""
+		text = bare.Error()
+	}
 	if code == exitInterrupted {
 		return code
 	}
@@ -115,6 +121,7 @@ func classify(err error) (code int, hint string) {
 		conf   *config.Error
 		format *gguf.FormatError
 		vocab  *tokenizer.Error
+		input  *data.Error
 		with   *hinted
 	)
 	if errors.As(err, &with) {
@@ -139,6 +146,8 @@ func classify(err error) (code int, hint string) {
 			hint = "the vocabulary is not one that nanochat reads; convert the model again with its tokenizer"
 		}
 		return exitFormat, hint
+	case errors.As(err, &input) && !errors.Is(err, syscall.ENOSPC):
+		return dataCode(input), input.Hint
 	case errors.Is(err, syscall.ENOSPC):
 		return exitFailure, "free some space, or write to another disk"
 	case errors.Is(err, fs.ErrPermission) && hint == "":
@@ -147,4 +156,17 @@ func classify(err error) (code int, hint string) {
 		return exitFailure, "create the directory first, or choose another path"
 	}
 	return exitFailure, hint
+}
+
+// dataCode tells options that make no sense and files that cannot be read from
+// files that are damaged.
+func dataCode(e *data.Error) int {
+	var p *fs.PathError
+	switch {
+	case e.Path == data.OptionsPath:
+		return exitUsage
+	case e.Err == nil || errors.As(e.Err, &p):
+		return exitFailure
+	}
+	return exitFormat
 }

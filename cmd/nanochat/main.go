@@ -31,6 +31,8 @@ type grammar struct {
 	Verify     verifyCmd     `cmd:"" help:"Check a model file completely, checksum included."`
 	Init       initCmd       `cmd:"" help:"Create a model with random weights."`
 	Convert    convertCmd    `cmd:"" help:"Convert a model file from or to other programs' forms."`
+	Tokenizer  tokenizerCmd  `cmd:"" help:"Make a vocabulary, and turn text into tokens and back."`
+	Data       dataCmd       `cmd:"" help:"Prepare text for training."`
 	Benchmark  benchmarkCmd  `cmd:"" help:"Measure a model, or the kernels against this machine's limits."`
 	Doctor     doctorCmd     `cmd:"" help:"Show what nanochat finds on this machine."`
 	Version    versionCmd    `cmd:"" help:"Show the version."`

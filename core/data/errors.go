@@ -5,6 +5,9 @@ import (
 	"strings"
 )
 
+// OptionsPath stands for the path in errors about options.
+const OptionsPath = "options"
+
 // Error reports a file that cannot be used: where in it, what was found and
 // expected, and what to do about it.
 type Error struct {
@@ -47,5 +50,5 @@ func fileError(path string, err error, hint string) *Error {
 }
 
 func optionError(format string, args ...any) *Error {
-	return &Error{Path: "options", What: fmt.Sprintf(format, args...)}
+	return &Error{Path: OptionsPath, What: fmt.Sprintf(format, args...)}
 }

@@ -19,8 +19,8 @@ type benchmarkCmd struct {
 	Model    string `arg:"" optional:"" help:"A model file (.gguf) to measure."`
 	Roofline bool   `help:"Measure this machine's limits: instructions and memory."`
 	Kernels  bool   `help:"Measure the kernels against those limits."`
-	Prompt   size   `default:"512" placeholder:"N" help:"Tokens of the prompt that is read (default: ${default})."`
-	Tokens   size   `default:"128" placeholder:"N" help:"Tokens to generate (default: ${default})."`
+	Prompt   *size  `placeholder:"N" help:"Tokens of the prompt that is read (default: 512, or what the context holds)."`
+	Tokens   *size  `placeholder:"N" help:"Tokens to generate (default: 128, or what the context holds)."`
 	Repeats  int    `default:"5" placeholder:"N" help:"Repetitions whose median counts, at least 5 (default: ${default})."`
 	Compare  string `placeholder:"FILE" help:"Compare with a report made by --json."`
 	Markdown string `placeholder:"FILE" help:"Write the results into the marked parts of a document."`
@@ -43,8 +43,13 @@ func (c *benchmarkCmd) Run(a *app) error {
 	if c.Repeats < 5 {
 		return &usageError{fmt.Sprintf("--repeats %d is less than 5", c.Repeats), "a median of fewer says little"}
 	}
-	if c.Prompt < 1 || c.Tokens < 1 {
-		return &usageError{"--prompt and --tokens must be at least 1", "leave them out to measure 512 and 128"}
+	for _, f := range []struct {
+		flag string
+		n    *size
+	}{{"--prompt", c.Prompt}, {"--tokens", c.Tokens}} {
+		if f.n != nil && (*f.n < 1 || *f.n > 1<<31-1) {
+			return &usageError{fmt.Sprintf("%s %d is outside 1 to %d", f.flag, *f.n, 1<<31-1), "leave it out to measure 512 and 128 tokens"}
+		}
 	}
 	set, err := c.set()
 	if err != nil {
@@ -119,7 +124,7 @@ func (c *benchmarkCmd) measure(a *app, set *kernels.Set) (*bench.Report, error) 
 			return nil, err
 		}
 		r.Model, err = bench.MeasureModel(a.ctx, bench.ModelOptions{
-			Name: filepath.Base(c.Model), Threads: c.Threads, Pin: c.Pin, Prompt: int(c.Prompt), Decode: int(c.Tokens),
+			Name: filepath.Base(c.Model), Threads: c.Threads, Pin: c.Pin, Prompt: c.Prompt.or0(), Decode: c.Tokens.or0(),
 			KVType: c.kv(), Repeats: c.Repeats, Progress: a.note,
 			Open: func() (*model.Model, int64, func() error, error) {
 				f, m, err := c.open(set)
@@ -129,6 +134,10 @@ func (c *benchmarkCmd) measure(a *app, set *kernels.Set) (*bench.Report, error) 
 				return m, f.Size, f.Close, nil
 			},
 		})
+		if ce, ok := errors.AsType[*bench.ContextError](err); ok {
+			flag := map[string]string{"prompt": "--prompt", "answer": "--tokens"}[ce.What]
+			return nil, &usageError{ce.Error(), fmt.Sprintf("%s %d, or less, or leave it out", flag, ce.Context-1)}
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/architehc/nanochat/core/chat"
 	"github.com/architehc/nanochat/core/infer"
+	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/core/sample"
 	"github.com/architehc/nanochat/core/tokenizer"
 )
@@ -252,29 +252,14 @@ func (c *generateCmd) prompt(a *app) (string, error) {
 	if c.Prompt == nil && a.stdinTTY {
 		return "", &usageError{"no prompt", "nanochat generate MODEL 'fn main() {', or pipe a text into it"}
 	}
-	type input struct {
-		b   []byte
-		err error
+	b, err := a.readStdin(maxPrompt)
+	switch {
+	case err != nil:
+		return "", err
+	case len(b) == 0:
+		return "", &usageError{"standard input: the prompt is empty", "nanochat generate MODEL 'fn main() {', or pipe a text into it"}
 	}
-	read := make(chan input, 1) // a read cannot be interrupted; a wait can
-	go func() {
-		b, err := io.ReadAll(io.LimitReader(a.stdin, maxPrompt+1))
-		read <- input{b, err}
-	}()
-	select {
-	case <-a.ctx.Done():
-		return "", context.Cause(a.ctx)
-	case in := <-read:
-		switch {
-		case in.err != nil:
-			return "", fmt.Errorf("standard input: %w", in.err)
-		case len(in.b) > maxPrompt:
-			return "", fmt.Errorf("standard input: the prompt has more than %s", bytesText(maxPrompt))
-		case len(in.b) == 0:
-			return "", &usageError{"standard input: the prompt is empty", "nanochat generate MODEL 'fn main() {', or pipe a text into it"}
-		}
-		return string(in.b), nil
-	}
+	return string(b), nil
 }
 
 // flagNames turns errors about options, which have the names of requests, into
@@ -285,6 +270,9 @@ func flagNames(err error) error {
 	}
 	if r, ok := errors.AsType[*infer.RequestError](err); ok {
 		return &usageError{r.Error(), "the flag is --" + strings.ReplaceAll(r.Field, "_", "-") + "; see nanochat generate --help"}
+	}
+	if l, ok := errors.AsType[*model.LimitError](err); ok {
+		return &usageError{l.Error(), fmt.Sprintf("--context %d, or less, or leave it out", l.Context)}
 	}
 	if _, ok := errors.AsType[*infer.ContextError](err); ok {
 		return &hinted{err, "shorten the prompt, or use a model with a longer context"}

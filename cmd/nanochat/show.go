@@ -19,6 +19,14 @@ func (s *size) UnmarshalText(b []byte) error {
 	return err
 }
 
+// or0 is the value of a flag that may be left out.
+func (s *size) or0() int {
+	if s == nil {
+		return 0
+	}
+	return int(*s)
+}
+
 // writeJSON writes v as indented JSON and a line break.
 func writeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)

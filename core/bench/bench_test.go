@@ -107,7 +107,7 @@ func TestCancel(t *testing.T) {
 	_, err = MeasureKernels(ctx, quick())
 	require.ErrorIs(t, err, why)
 	_, err = MeasureModel(ctx, tiny(t))
-	require.Error(t, err)
+	require.ErrorIs(t, err, why)
 }
 
 // tinyConfig is a model small enough for a test.
@@ -121,7 +121,7 @@ func tinyConfig() config.Model {
 func tiny(t *testing.T) ModelOptions {
 	t.Helper()
 	c := tinyConfig()
-	return ModelOptions{Name: "tiny", Threads: 2, Prompt: 1 << 20, Decode: 16, Open: func() (*model.Model, int64, func() error, error) {
+	return ModelOptions{Name: "tiny", Threads: 2, Decode: 16, Open: func() (*model.Model, int64, func() error, error) {
 		m, err := model.Init(t.Context(), c, 1, model.Options{})
 		return m, 0, func() error { return nil }, err
 	}}
@@ -133,7 +133,7 @@ func TestModel(t *testing.T) {
 	o.Progress = func(s string) { steps = append(steps, s) }
 	m, err := MeasureModel(t.Context(), o)
 	require.NoError(t, err)
-	require.Equal(t, 63, m.Prefill.Tokens, "lowered to the context")
+	require.Equal(t, 63, m.Prefill.Tokens, "the default lowered to the context")
 	require.Equal(t, 16, m.Decode.Tokens)
 	for name, v := range map[string]float64{
 		"prefill": m.Prefill.TokS, "decode": m.Decode.TokS, "ttft": m.TTFT, "load": m.Load,
@@ -165,6 +165,16 @@ func TestModelErrors(t *testing.T) {
 	why := errors.New("no such model")
 	_, err := MeasureModel(t.Context(), ModelOptions{Open: func() (*model.Model, int64, func() error, error) { return nil, 0, nil, why }})
 	require.ErrorIs(t, err, why)
+	o := tiny(t)
+	o.Prompt = 64
+	_, err = MeasureModel(t.Context(), o)
+	var ce *ContextError
+	require.ErrorAs(t, err, &ce)
+	require.Equal(t, &ContextError{"prompt", 64, 64}, ce)
+	o.Prompt, o.Decode = 63, 100
+	_, err = MeasureModel(t.Context(), o)
+	require.ErrorAs(t, err, &ce)
+	require.Equal(t, &ContextError{"answer", 100, 64}, ce)
 }
 
 func TestNoise(t *testing.T) {

@@ -66,9 +66,9 @@ type ModelOptions struct {
 	Threads int
 	// Pin binds the workers to CPUs.
 	Pin bool
-	// Prompt is the number of tokens of the prefill, 512 by default, and Decode the
-	// number to generate, 128 by default. Both are lowered to what the context
-	// holds.
+	// Prompt is the number of tokens of the prefill and Decode the number to
+	// generate. More than the context holds is a *ContextError. The default values
+	// are 512 and 128, or what the context holds if that is less.
 	Prompt, Decode int
 	// KVType is the storage of the cache.
 	KVType kernels.KVType
@@ -81,12 +81,6 @@ type ModelOptions struct {
 func (o ModelOptions) withDefaults() ModelOptions {
 	if o.Threads <= 0 {
 		o.Threads = team.DefaultSize()
-	}
-	if o.Prompt <= 0 {
-		o.Prompt = 512
-	}
-	if o.Decode <= 0 {
-		o.Decode = 128
 	}
 	o.Repeats = max(o.Repeats, 5)
 	if o.Progress == nil {
@@ -134,9 +128,14 @@ func (r *Model) measureSpeed(ctx context.Context, o ModelOptions) (err error) {
 	}
 	defer func() { err = errors.Join(err, closing()) }()
 	r.describe(m, size, o)
-	room := e.Context()
-	prompt := min(o.Prompt, room-1)
-	decode := min(o.Decode, room-1)
+	prompt, err := fit("prompt", o.Prompt, 512, e.Context())
+	if err != nil {
+		return err
+	}
+	decode, err := fit("answer", o.Decode, 128, e.Context())
+	if err != nil {
+		return err
+	}
 
 	var prefills, decodes, ttfts []float64
 	for i := range o.Repeats + 1 {
@@ -166,6 +165,30 @@ func (r *Model) measureSpeed(ctx context.Context, o ModelOptions) (err error) {
 	r.TTFT = spreadOf(ttfts).Median
 	r.ReadGBs = round(float64(r.BytesPerToken) * r.Decode.TokS / 1e9)
 	return nil
+}
+
+// ContextError reports a measurement that does not fit the context of the model.
+type ContextError struct {
+	// What is "prompt" or "answer", and Tokens how long it was to be.
+	What   string
+	Tokens int
+	// Context is the number of positions. One is for a token of the other.
+	Context int
+}
+
+func (e *ContextError) Error() string {
+	return fmt.Sprintf("bench: %s of %d tokens: the model's context of %d holds at most %d", e.What, e.Tokens, e.Context, e.Context-1)
+}
+
+// fit is the length of a prompt or an answer, normal if n is not positive.
+func fit(what string, n, normal, context int) (int, error) {
+	switch {
+	case n <= 0:
+		return min(normal, context-1), nil
+	case n >= context:
+		return 0, &ContextError{what, n, context}
+	}
+	return n, nil
 }
 
 // describe fills in what needs no measurement.

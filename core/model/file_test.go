@@ -160,7 +160,12 @@ func TestLoadRejects(t *testing.T) {
 		})
 	}
 	_, err := Load(f, Options{Context: c.Context + 1})
+	var le *LimitError
+	require.ErrorAs(t, err, &le)
+	require.Equal(t, &LimitError{good, c.Context + 1, c.Context}, le)
 	require.ErrorContains(t, err, "301")
+	_, err = Init(t.Context(), c, 1, Options{Context: c.Context + 1})
+	require.ErrorAs(t, err, &le)
 	m, err := Load(f, Options{Context: 50})
 	require.NoError(t, err)
 	require.Equal(t, 50, m.Config().Context)

@@ -2,7 +2,6 @@ package model
 
 import (
 	"context"
-	"fmt"
 	"math"
 
 	"github.com/architehc/nanochat/core/config"
@@ -29,7 +28,7 @@ func Init(ctx context.Context, c config.Model, seed uint64, o Options) (*Model, 
 		return nil, err
 	}
 	if o.Context > c.Context {
-		return nil, fmt.Errorf("model: a context of %d positions was asked for, the configuration has %d", o.Context, c.Context)
+		return nil, &LimitError{Asked: o.Context, Context: c.Context}
 	}
 	m, err := newModel(c, arch, o.withDefaults())
 	if err != nil {

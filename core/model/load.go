@@ -2,7 +2,6 @@ package model
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -41,7 +40,7 @@ func Load(f *gguf.File, o Options) (*Model, error) {
 	m := l.m
 	switch {
 	case o.Context > m.cfg.Context:
-		return nil, fmt.Errorf("model: a context of %d positions was asked for, %s was made for %d: ask for at most that", o.Context, f.Path, m.cfg.Context)
+		return nil, &LimitError{f.Path, o.Context, m.cfg.Context}
 	case o.Context > 0:
 		m.cfg.Context = o.Context
 	}

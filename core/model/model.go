@@ -1,6 +1,7 @@
 package model
 
 import (
+	"fmt"
 	"sync"
 	"sync/atomic"
 
@@ -15,11 +16,27 @@ type Options struct {
 	// Set computes. The default value is kernels.Best().
 	Set *kernels.Set
 	// Context, if not 0, lowers the number of positions below what the model
-	// was made for. A larger number is an error.
+	// was made for. A larger number is a *LimitError.
 	Context int
 	// HugePages copies the matrices into memory with huge pages. Without it they
 	// are views of the file.
 	HugePages bool
+}
+
+// LimitError reports Options that ask for a longer context than a model has.
+type LimitError struct {
+	// Path is the file of the model, or empty.
+	Path string
+	// Asked is the number of positions asked for, Context the number there are.
+	Asked, Context int
+}
+
+func (e *LimitError) Error() string {
+	name := e.Path
+	if name == "" {
+		name = "the model"
+	}
+	return fmt.Sprintf("model: a context of %d positions was asked for, %s was made for %d: ask for at most that", e.Asked, name, e.Context)
 }
 
 func (o Options) withDefaults() Options {

@@ -124,13 +124,13 @@ func summary(dir string, m *data.Manifest) []pair {
 	p := []pair{{"wrote", dir}}
 	for _, name := range []string{data.Train, data.Val} {
 		if s := m.Splits[name]; s != nil && s.Tokens > 0 {
-			p = append(p, pair{name, fmt.Sprintf("%d documents, %s, %s tokens of %.2f bytes, %s", s.Documents, bytesText(s.Bytes),
+			p = append(p, pair{name, fmt.Sprintf("%s, %s, %s tokens of %.2f bytes, %s", plural(s.Documents, "document"), bytesText(s.Bytes),
 				countText(s.Tokens), float64(s.Bytes)/float64(s.Tokens), plural(len(s.Shards), "shard"))})
 		}
 	}
 	p = append(p, pair{"groups", fmt.Sprint(len(m.Groups))})
 	for _, r := range slices.Sorted(maps.Keys(m.Dropped)) {
-		p = append(p, pair{"left out", fmt.Sprintf("%s: %d documents, %s", strings.ReplaceAll(r, "_", " "), m.Dropped[r].Documents, bytesText(m.Dropped[r].Bytes))})
+		p = append(p, pair{"left out", fmt.Sprintf("%s: %s, %s", strings.ReplaceAll(r, "_", " "), plural(m.Dropped[r].Documents, "document"), bytesText(m.Dropped[r].Bytes))})
 	}
 	licences := slices.SortedFunc(maps.Keys(m.Licences), func(a, b string) int {
 		if d := m.Licences[b].Bytes - m.Licences[a].Bytes; d != 0 {
@@ -144,7 +144,7 @@ func summary(dir string, m *data.Manifest) []pair {
 			p = append(p, pair{"licence", fmt.Sprintf("and %d more, in the manifest", len(licences)-most)})
 			break
 		}
-		p = append(p, pair{"licence", fmt.Sprintf("%s: %d documents, %s", l, m.Licences[l].Documents, bytesText(m.Licences[l].Bytes))})
+		p = append(p, pair{"licence", fmt.Sprintf("%s: %s, %s", l, plural(m.Licences[l].Documents, "document"), bytesText(m.Licences[l].Bytes))})
 	}
 	return p
 }

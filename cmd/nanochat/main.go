@@ -138,8 +138,8 @@ func usageOf(err error, args []string) error {
 	var p *kong.ParseError
 	help := "nanochat --help"
 	if errors.As(err, &p) && p.Context != nil && p.Context.Command() != "" {
-		verb, _, _ := strings.Cut(p.Context.Command(), " ")
-		help = "nanochat " + verb + " --help"
+		verbs, _, _ := strings.Cut(p.Context.Command(), " <") // tokenizer decode <ids>
+		help = "nanochat " + verbs + " --help"
 	}
 	what, near, ok := strings.Cut(err.Error(), ", did you mean ")
 	hint := "see " + help

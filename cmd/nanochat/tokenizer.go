@@ -15,7 +15,9 @@ import (
 )
 
 type tokenizerCmd struct {
-	Train tokenizerTrainCmd `cmd:"" help:"Make a vocabulary from text."`
+	Train  tokenizerTrainCmd  `cmd:"" help:"Make a vocabulary from text."`
+	Encode tokenizerEncodeCmd `cmd:"" help:"Turn text into token ids."`
+	Decode tokenizerDecodeCmd `cmd:"" help:"Turn token ids into text."`
 }
 
 type tokenizerTrainCmd struct {
@@ -51,6 +53,9 @@ func (c *tokenizerTrainCmd) Run(a *app) error {
 	if err := c.check(c.Out); err != nil {
 		return err
 	}
+	if _, err := os.Stat(filepath.Dir(c.Out)); err != nil {
+		return fmt.Errorf("output %s: %w", c.Out, err)
+	}
 	var bytes int64
 	docs := 0
 	texts := func(yield func(string, error) bool) {
@@ -72,11 +77,17 @@ func (c *tokenizerTrainCmd) Run(a *app) error {
 			}
 		})
 	line.done()
+	if err != nil && bytes == 0 && a.ctx.Err() == nil {
+		if e, ok := errors.AsType[*data.Error](err); ok {
+			return e
+		}
+		return &hinted{errors.New("there is no text in the input"), "name files with text, or give --extension for what directories hold"}
+	}
+	if e, ok := errors.AsType[*tokenizer.Error](err); ok {
+		return &hinted{fmt.Errorf("tokenizer: %s", e.What), e.Hint} // no file is damaged
+	}
 	if err != nil {
 		return err
-	}
-	if bytes == 0 {
-		return &hinted{errors.New("there is no text in the input"), "name files with text, or give --extension for what directories hold"}
 	}
 	if err := c.write(a, c.Out, t.WriteHF); err != nil {
 		return err
@@ -86,7 +97,7 @@ func (c *tokenizerTrainCmd) Run(a *app) error {
 			"path": c.Out, "vocab": t.Vocab(), "pre": t.Pre(), "documents": docs, "bytes": bytes, "sha256": fmt.Sprintf("%x", data.TokenizerHash(t)),
 		})
 	}
-	_, err = fmt.Fprintf(a.stderr, "wrote %s: %d tokens, learned from %d documents, %s\n", c.Out, t.Vocab(), docs, bytesText(bytes))
+	_, err = fmt.Fprintf(a.stderr, "wrote %s: %d tokens, learned from %s, %s\n", c.Out, t.Vocab(), plural(docs, "document"), bytesText(bytes))
 	return err
 }
 

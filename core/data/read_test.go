@@ -44,6 +44,7 @@ func TestReadGivesDocumentsAsTheyAre(t *testing.T) {
 	require.Equal(t, filepath.Join(dir, "missing"), e.Path)
 
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	n = 0
 	for _, err := range Read(ctx, []string{lines}, ReadOptions{}) {
 		cancel()

@@ -210,4 +210,6 @@ type Set struct {
 	// takes subnormal numbers for zero, so its bits differ from those of others; on one
 	// machine, and for any split of the rows, they are always the same.
 	MatMulBF16 func(dst []float32, ldd int, a, b Operand, p Product, r0, r1 int, scratch []byte)
+
+	SetBackward
 }

@@ -34,6 +34,7 @@ func newGoSet() *Set {
 	floatGo(s)
 	matMulGo(s)
 	q8Go(s)
+	backwardGo(s)
 	bindFused(s)
 	return s
 }

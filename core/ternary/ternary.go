@@ -3,13 +3,9 @@ package ternary
 import (
 	"errors"
 	"fmt"
-	"math"
 
 	"github.com/architehc/nanochat/kernels"
 )
-
-// minScale is 2^-14, the smallest normal half-precision number.
-const minScale = 0x0400
 
 const tileBytes = 64
 
@@ -58,79 +54,12 @@ func QuantizeRows(dst *kernels.Ternary, w []float32, r0, r1 int) error {
 	if err := checkRange(dst, len(w), r0, r1); err != nil {
 		return err
 	}
-	groups, colTiles := dst.Groups(), dst.ColTiles()
-	var trits [kernels.TileSide * kernels.TileSide]int8
-	half := make([]float32, groups*kernels.TileSide) // thresholds s/2 of the block's rows
-	for b := r0 / kernels.TileSide; b*kernels.TileSide < r1; b++ {
-		rows := min(kernels.TileSide, r1-b*kernels.TileSide)
-		clear(half)
-		for r := range rows {
-			row := w[(b*kernels.TileSide+r)*dst.Cols:][:dst.Cols]
-			for g := range groups {
-				s, ok := scale(row[g*dst.Group : min((g+1)*dst.Group, dst.Cols)])
-				if !ok {
-					return fmt.Errorf("%w: row %d, columns from %d: mean magnitude cannot be a half-precision scale",
-						ErrNotFinite, b*kernels.TileSide+r, g*dst.Group)
-				}
-				dst.Scales[(b*groups+g)*kernels.TileSide+r] = s
-				half[g*kernels.TileSide+r] = kernels.F16ToF32(s) / 2
-			}
-		}
-		for c := range colTiles {
-			clear(trits[:])
-			c0 := c * kernels.TileSide
-			n := min(kernels.TileSide, dst.Cols-c0)
-			thresholds := half[c0/dst.Group*kernels.TileSide:]
-			for r := range rows {
-				row := w[(b*kernels.TileSide+r)*dst.Cols+c0:][:n]
-				for i, v := range row {
-					trits[r*kernels.TileSide+i] = trit(v, thresholds[r])
-				}
-			}
-			kernels.PackTile(tile(dst.Tiles, b*colTiles+c), &trits)
-		}
+	if bad := kernels.Best().QuantizeTernary(dst, w, r0, r1); bad >= 0 {
+		r, g := bad/dst.Groups(), bad%dst.Groups()
+		return fmt.Errorf("%w: row %d, columns from %d: mean magnitude cannot be a half-precision scale", ErrNotFinite, r, g*dst.Group)
 	}
 	return nil
 }
-
-// trit is clamp(roundHalfToEven(w/s), -1, 1) for half = s/2 > 0. A quotient of
-// exactly one half rounds to 0; the float32 quotient exceeds one half exactly if
-// w exceeds s/2, because s has 11 significant bits.
-func trit(w, half float32) int8 {
-	switch {
-	case w > half:
-		return 1
-	case w < -half:
-		return -1
-	}
-	return 0
-}
-
-// scale is f16(mean|w|), at least minScale. ok is false if that is not finite.
-func scale(w []float32) (s uint16, ok bool) {
-	var p [16]float32
-	i := 0
-	for ; i+16 <= len(w); i += 16 {
-		for l, v := range w[i : i+16 : i+16] {
-			p[l] += abs(v)
-		}
-	}
-	for l, v := range w[i:] {
-		p[l] += abs(v)
-	}
-	for n := 8; n > 0; n /= 2 {
-		for l := range n {
-			p[l] += p[l+n]
-		}
-	}
-	s = kernels.F32ToF16(p[0] / float32(len(w)))
-	if s >= 0x7c00 {
-		return 0, false
-	}
-	return max(s, minScale), true
-}
-
-func abs(v float32) float32 { return math.Float32frombits(math.Float32bits(v) &^ (1 << 31)) }
 
 // FromTrits packs trits, [rows, cols] with values -1, 0 and 1, and half-precision
 // scales, [rows][ceil(cols/group)]. group is as in New.

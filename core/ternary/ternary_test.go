@@ -73,14 +73,29 @@ func TestQuantizeIsTheDefinition(t *testing.T) {
 	})
 }
 
-// Ties and their neighbours: every weight next to ±s/2 for many scales.
+// Ties and their neighbours: every weight next to ±s/2 for many scales s, in groups
+// of pairs w, 2s-w with the mean magnitude s.
 func TestTritAtTheTie(t *testing.T) {
-	for bits := uint16(0x0400); bits < 0x7c00; bits += 37 {
+	for bits := uint16(0x0400); bits < 0x7800; bits += 37 {
 		s := kernels.F16ToF32(bits)
 		for _, sign := range []float32{1, -1} {
 			for _, w := range []float32{s / 2, math.Nextafter32(s/2, 0), math.Nextafter32(s/2, 1e9), 3 * s / 2, s} {
-				want := int8(max(-1, min(1, math.RoundToEven(float64(sign*w/s)))))
-				require.Equal(t, want, trit(sign*w, s/2), "w=%v s=%v", sign*w, s)
+				row := make([]float32, 16)
+				for i := range row {
+					row[i] = sign * w
+					if i%2 == 1 {
+						row[i] = 2*s - w
+					}
+				}
+				q, err := Quantize(row, 1, 16, 16)
+				require.NoError(t, err)
+				require.Equal(t, bits, q.Scales[0])
+				trits := make([]int8, 16)
+				require.NoError(t, Trits(trits, q))
+				for i, v := range row {
+					want := int8(max(-1, min(1, math.RoundToEven(float64(v/s)))))
+					require.Equal(t, want, trits[i], "w=%v s=%v", v, s)
+				}
 			}
 		}
 	}

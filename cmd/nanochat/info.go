@@ -100,17 +100,21 @@ type infoCmd struct {
 	Meta    bool `help:"Show all metadata as well; long arrays are cut."`
 }
 
+// Help is the longer help text.
+func (*infoCmd) Help() string {
+	return "Only the header is read, so a large file takes no longer than a small one; verify reads the weights as well."
+}
+
 // Run describes the file. A file that is valid GGUF but no model that runs here
 // is described as well, with the reason.
 func (c *infoCmd) Run(a *app) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	f, err := gguf.Open(c.Model)
+	f, err := gguf.ReadInfo(c.Model)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
 	r := describe(f)
 	if c.Tensors {
 		for i := range f.Tensors {
@@ -150,10 +154,9 @@ func describe(f *gguf.File) *infoReport {
 	}
 	slices.SortFunc(r.Types, func(a, b typeReport) int { return int(min(max(b.Bytes-a.Bytes, -1), 1)) })
 
-	if m, err := model.Load(f, model.Options{}); err != nil {
+	if conf, err := model.ReadConfig(f); err != nil {
 		r.Problem = err.Error()
 	} else {
-		conf := m.Config()
 		r.Config, r.Settings, r.Params = &conf, settingsOf(conf), paramsOf(conf)
 	}
 	if t, err := tokenizer.FromMetadata(f.Path, f); err == nil {

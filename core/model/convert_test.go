@@ -46,6 +46,12 @@ func TestExportConvert(t *testing.T) {
 					foreign, err := Load(open(t, path), Options{})
 					require.NoError(t, err)
 					require.Equal(t, map[string]string{"bitnet relu2": archBitnetB158, archBitnet: archBitnet, archLlama: archLlama}[kind], foreign.Arch())
+					conf, err := readConfig(t, path)
+					require.NoError(t, err)
+					if typ != gguf.TQ2_0 && kind != archLlama {
+						conf.Group = foreign.Config().Group // of floats, which only their values tell
+					}
+					require.Equal(t, foreign.Config(), conf)
 					ids := text(c, 12)
 					want := run(t, m, 1, kernels.KVF16, ids, 12)
 					if typ == gguf.TQ2_0 { // only head dimensions changed places, which moves a few roundings

@@ -22,6 +22,14 @@ func open(t testing.TB, path string) *gguf.File {
 	return f
 }
 
+// readConfig reads the configuration of a file from its header.
+func readConfig(t testing.TB, path string) (config.Model, error) {
+	t.Helper()
+	f, err := gguf.ReadInfo(path)
+	require.NoError(t, err)
+	return ReadConfig(f)
+}
+
 // A saved model is the same model: same configuration, bytes, logits and file.
 func TestSaveLoad(t *testing.T) {
 	for name, c := range axes() {
@@ -37,6 +45,9 @@ func TestSaveLoad(t *testing.T) {
 				c.Head = c.Embedding
 			}
 			require.Equal(t, c, got.Config())
+			conf, err := readConfig(t, filepath.Join(dir, "a.gguf"))
+			require.NoError(t, err)
+			require.Equal(t, c, conf)
 			require.Equal(t, "nanochat", got.Arch())
 			require.True(t, slices.ContainsFunc(got.Meta(), func(kv gguf.KV) bool { return kv.Key == extra.Key }))
 			ids := text(c, 20)
@@ -110,6 +121,7 @@ func TestLoadRejects(t *testing.T) {
 		s := gguf.FromBytes(name, typ, dims, make([]byte, n))
 		return map[string]*gguf.Source{name: &s}
 	}
+	contents := []string{"code 3", "scale inf", "embedding nan", "head scale inf", "norm nan", "mhc inf", "rope factor"}
 	for _, x := range []struct {
 		name    string
 		meta    map[string]*gguf.Value
@@ -156,6 +168,12 @@ func TestLoadRejects(t *testing.T) {
 			require.Equal(t, bad, fe.Path)
 			for _, s := range x.says {
 				require.Contains(t, err.Error(), s)
+			}
+			_, byHeader := readConfig(t, bad)
+			if slices.Contains(contents, x.name) {
+				require.NoError(t, byHeader)
+			} else {
+				require.Equal(t, err, byHeader)
 			}
 		})
 	}

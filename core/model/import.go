@@ -18,18 +18,24 @@ func (l *loader) importLinear(s *slot, t, gain *gguf.Tensor, forceTernary bool) 
 	if !gguf.CanDequantize(t.Type) {
 		return l.f.Errorf(t, "storage type %s is not supported", t.Type)
 	}
-	var w *kernels.Ternary
-	var err error
+	group := 0
 	blocks := t.Type == gguf.TQ1_0 || t.Type == gguf.TQ2_0
 	switch {
 	case blocks:
-		w, err = ternary.New(s.rows, s.cols, 256)
+		group = 256
 	case t.Type == gguf.I2_S, forceTernary:
-		w, err = ternary.New(s.rows, s.cols, 0)
 	default:
 		s.lin.dense = new(kernels.Dense)
 		return l.importDense(s.lin.dense, t, s.rows, s.cols)
 	}
+	if l.headerOnly {
+		if group == 0 {
+			group = s.cols
+		}
+		s.lin.ternary = &kernels.Ternary{Rows: s.rows, Cols: s.cols, Group: group}
+		return nil
+	}
+	w, err := ternary.New(s.rows, s.cols, group)
 	if err != nil {
 		return l.f.Errorf(t, "%v", err)
 	}
@@ -67,7 +73,11 @@ func (l *loader) importDense(w *kernels.Dense, t *gguf.Tensor, rows, cols int) e
 	if !t.Is(t.Type, uint64(cols), uint64(rows)) {
 		return l.f.Errorf(t, "is %v, expected [%d %d]", t.Dims, cols, rows)
 	}
-	*w = kernels.Dense{Rows: rows, Cols: cols, Type: kernels.F16, Data: make([]byte, 2*rows*cols)}
+	*w = kernels.Dense{Rows: rows, Cols: cols, Type: kernels.F16}
+	if l.headerOnly {
+		return nil
+	}
+	w.Data = make([]byte, 2*rows*cols)
 	l.checks = append(l.checks, func() error {
 		row, size := make([]float32, cols), len(t.Data)/rows
 		for r := range rows {

@@ -20,21 +20,8 @@ import (
 // *gguf.FormatError that names it; so are invalid trit codes and scales that are
 // not finite.
 func Load(f *gguf.File, o Options) (*Model, error) {
-	name, err := f.String(archKey)
-	if err != nil {
-		return nil, err
-	}
-	l := &loader{f: f, m: &Model{arch: name, set: o.withDefaults().Set, hold: f}}
-	switch name {
-	case arch:
-		err = l.own()
-	case archLlama, archBitnet, archBitnetB158, archBitnet25:
-		err = l.foreign()
-	default:
-		err = f.Errorf(nil, "architecture %q is not supported; supported are %q, %q, %q, %q and %q",
-			name, arch, archLlama, archBitnet, archBitnetB158, archBitnet25)
-	}
-	if err != nil {
+	l := &loader{f: f, m: &Model{set: o.withDefaults().Set, hold: f}}
+	if err := l.structure(); err != nil {
 		return nil, err
 	}
 	m := l.m
@@ -46,7 +33,7 @@ func Load(f *gguf.File, o Options) (*Model, error) {
 	}
 	m.rope.limit = m.cfg.Context
 	for _, kv := range f.Meta {
-		if passes(kv.Key, name) {
+		if passes(kv.Key, m.arch) {
 			m.meta = append(m.meta, kv)
 		}
 	}
@@ -61,13 +48,7 @@ func Load(f *gguf.File, o Options) (*Model, error) {
 	if err := parallel(len(l.checks), func(i int) error { return l.checks[i]() }); err != nil {
 		return nil, err
 	}
-	if name != arch {
-		m.cfg.Group = m.shortestGroup()
-	}
-	if m.cfg.TieEmbeddings {
-		m.head = m.embed
-	}
-	m.cfg.Embedding, m.cfg.Head = storageName(&m.embed), storageName(&m.head)
+	m.name()
 	if err := m.finish(o); err != nil {
 		return nil, f.Errorf(nil, "%v", err)
 	}
@@ -77,12 +58,58 @@ func Load(f *gguf.File, o Options) (*Model, error) {
 	return m, nil
 }
 
+// ReadConfig is the shape of the network in f, of which it reads the header only, so
+// f may come from gguf.ReadInfo. It finds what Load finds but for faults of the
+// contents of tensors. The Group of a foreign model is that of its storage types;
+// Load may find shorter groups in floats that are ternary.
+func ReadConfig(f *gguf.File) (config.Model, error) {
+	l := &loader{f: f, m: &Model{}, headerOnly: true}
+	if err := l.structure(); err != nil {
+		return config.Model{}, err
+	}
+	l.m.name()
+	if _, err := l.m.inputKinds(); err != nil {
+		return config.Model{}, f.Errorf(nil, "%v", err)
+	}
+	return l.m.cfg, nil
+}
+
 // loader fills a model from a file.
 type loader struct {
 	f      *gguf.File
 	m      *Model
 	used   map[string]bool
 	checks []func() error // of the contents, run in parallel
+	// headerOnly leaves the data of all tensors alone, and checks empty.
+	headerOnly bool
+}
+
+// structure reads the configuration and makes tensors parts of the model.
+func (l *loader) structure() error {
+	name, err := l.f.String(archKey)
+	if err != nil {
+		return err
+	}
+	l.m.arch = name
+	switch name {
+	case arch:
+		return l.own()
+	case archLlama, archBitnet, archBitnetB158, archBitnet25:
+		return l.foreign()
+	}
+	return l.f.Errorf(nil, "architecture %q is not supported; supported are %q, %q, %q, %q and %q",
+		name, arch, archLlama, archBitnet, archBitnetB158, archBitnet25)
+}
+
+// name completes the configuration by what the tensors are.
+func (m *Model) name() {
+	if m.arch != arch {
+		m.cfg.Group = m.shortestGroup()
+	}
+	if m.cfg.TieEmbeddings {
+		m.head = m.embed
+	}
+	m.cfg.Embedding, m.cfg.Head = storageName(&m.embed), storageName(&m.head)
 }
 
 // own loads a nanochat file.
@@ -222,7 +249,7 @@ func (l *loader) typed(name string, typ gguf.Type, dims ...uint64) (*gguf.Tensor
 // vector loads a float32 tensor into memory of its own.
 func (l *loader) vector(s *slot) error {
 	t, err := l.typed(s.name, gguf.F32, ggmlDims(s.dims)...)
-	if err != nil {
+	if err != nil || l.headerOnly {
 		return err
 	}
 	*s.vec = slices.Clone(gguf.View[float32](t.Data))
@@ -240,6 +267,9 @@ func (l *loader) matrix(w *kernels.Dense, t *gguf.Tensor, rows, cols int) error 
 		return l.f.Errorf(t, "is %v, expected [%d %d]", t.Dims, cols, rows)
 	}
 	*w = kernels.Dense{Rows: rows, Cols: cols, Type: kernels.DType(t.Type), Data: t.Data}
+	if l.headerOnly {
+		return nil
+	}
 	l.checks = append(l.checks, func() error {
 		if i := notFinite(w); i >= 0 {
 			return l.f.Errorf(t, "the value or scale at byte %d is not finite", i)
@@ -305,11 +335,17 @@ func (l *loader) ownLinear(s *slot) error {
 	if err != nil {
 		return err
 	}
+	var gain *gguf.Tensor
 	if l.f.Tensor(s.name+".g") != nil {
-		gain, err := l.typed(s.name+".g", gguf.F32, 1)
-		if err != nil {
+		if gain, err = l.typed(s.name+".g", gguf.F32, 1); err != nil {
 			return err
 		}
+	}
+	s.lin.ternary = w
+	if l.headerOnly {
+		return nil
+	}
+	if gain != nil {
 		w.Gain = gguf.View[float32](gain.Data)[0]
 	}
 	w.Tiles, w.Scales = t.Data, gguf.View[uint16](scales.Data)
@@ -317,7 +353,6 @@ func (l *loader) ownLinear(s *slot) error {
 		w.Tiles = kernels.AlignedBytes(len(t.Data))
 		copy(w.Tiles, t.Data)
 	}
-	s.lin.ternary = w
 	l.checkLinear(w, t, scales)
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -106,6 +107,32 @@ func TestInfo(t *testing.T) {
 		if !strings.Contains(words(r.stdout), want) {
 			t.Errorf("info does not say %q:\n%s", want, r.stdout)
 		}
+	}
+}
+
+// Weights are not looked at: that is verify's part.
+func TestInfoReadsTheHeaderOnly(t *testing.T) {
+	if v := decode(t, ok(t, "", "info", "--json", "flipped.gguf").stdout); v["problem"] != nil || v["architecture"] != "nanochat" {
+		t.Errorf("problem %v, architecture %v", v["problem"], v["architecture"])
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "tiny.gguf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := decode(t, ok(t, "", "info", "--json", "tiny.gguf").stdout)
+	for i := int(v["data_offset"].(float64)); i < len(b); i++ {
+		b[i] = 0xff // no trit code, no finite scale
+	}
+	if err := os.WriteFile(filepath.Join(dir, "ruined.gguf"), b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w := decode(t, ok(t, "", "info", "--json", "ruined.gguf").stdout)
+	w["path"] = v["path"]
+	if !reflect.DeepEqual(v, w) {
+		t.Errorf("info says %v of ruined weights, before %v", w, v)
+	}
+	if r := run(t, "", "verify", "ruined.gguf"); r.code != 4 {
+		t.Errorf("verify of ruined weights: exit %d", r.code)
 	}
 }
 

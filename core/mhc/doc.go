@@ -1,5 +1,5 @@
 // Package mhc mixes the residual streams of a network: manifold-constrained
-// hyper-connections in the form of mHC-lite, forward.
+// hyper-connections in the form of mHC-lite, forward and backward.
 //
 // It knows n streams of dim values and the few numbers that mix them; what a
 // layer computes between reading and writing is not its business.
@@ -44,6 +44,14 @@
 // is broken in h_pre: the gradients of the streams differ, so h_post and with it
 // the streams part at the first update.
 //
+// # Backward
+//
+// The backward pass has the halves of the forward one, in reverse: WriteBackward,
+// the layer function, ReadBackward, then Site.Backward from the gradient of the
+// mixing to that of the parameters and, for dynamic sites, of the state. Sinkhorn
+// is differentiated through the iterations that ran and the rounding step.
+//
 // Arithmetic is float32 in the canonical order of package kernels: the same bits
-// with every set and any number of workers.
+// with every set and any number of workers. Sums of gradients over tokens and the
+// chain from H_res to its logits are float64.
 package mhc

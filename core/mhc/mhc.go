@@ -200,16 +200,23 @@ func (s *Site) Coef(k *kernels.Set, dst *Coef, x, scratch []float32) *Coef {
 	z := scratch[s.Streams*s.Dim:][:s.Logits()]
 	k.RMSNorm(norm, x, nil, normEps)
 	k.DenseGEMV(z, &s.proj, norm, 0, len(z))
-	var b [maxLogits]float32
-	s.bias(b[:])
-	for i := range z {
-		gate := s.Gate[min(i/s.Streams, 2)]
-		z[i] = b[i] + float32(gate*z[i])
-	}
+	s.gated(z, z)
 	dst.n = s.Streams
 	s.coef(k, dst, z)
 	return dst
 }
+
+// gated writes b + gate·z to l, which may be z.
+func (s *Site) gated(l, z []float32) {
+	var b [maxLogits]float32
+	s.bias(b[:])
+	for i := range z {
+		l[i] = b[i] + float32(s.gateOf(i)*z[i])
+	}
+}
+
+// gateOf is the gate of logit i.
+func (s *Site) gateOf(i int) float32 { return s.Gate[min(i/s.Streams, 2)] }
 
 // coef maps logits, which it overwrites, to the mixing.
 func (s *Site) coef(k *kernels.Set, c *Coef, l []float32) {
@@ -220,7 +227,7 @@ func (s *Site) coef(k *kernels.Set, c *Coef, l []float32) {
 		c.Post[i] = 2 * v
 	}
 	if s.Kind == Sinkhorn {
-		sinkhorn(k, &c.Res, l[2*n:], n, s.SinkhornIters)
+		sinkhorn(k, &c.Res, l[2*n:], n, s.SinkhornIters, nil)
 	} else {
 		birkhoff(k, &c.Res, l[2*n:], n)
 	}

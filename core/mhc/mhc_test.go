@@ -117,8 +117,8 @@ func TestSinkhornConverges(t *testing.T) {
 	l := normal(5, 16)
 	distance := func(iters int) float64 {
 		var h, far Matrix
-		sinkhorn(k, &h, append([]float32(nil), l...), 4, iters)
-		sinkhorn(k, &far, append([]float32(nil), l...), 4, 200)
+		sinkhorn(k, &h, append([]float32(nil), l...), 4, iters, nil)
+		sinkhorn(k, &far, append([]float32(nil), l...), 4, 200, nil)
 		d := 0.0
 		for i := range 4 {
 			for j := range 4 {

@@ -38,56 +38,28 @@ func birkhoff(k *kernels.Set, h *Matrix, l []float32, n int) {
 	}
 }
 
-// sinkhorn sets h to the balanced exp(l), l [n, n]. It overwrites l.
-func sinkhorn(k *kernels.Set, h *Matrix, l []float32, n, iters int) {
+// sinkhorn sets h to the balanced exp(l), l [n, n]. It overwrites l and records on
+// tape, which may be nil, what sinkhornBackward needs.
+func sinkhorn(k *kernels.Set, h *Matrix, l []float32, n, iters int, tape *tape) {
 	*h = Matrix{}
 	for i := range n {
 		k.Softmax(l[i*n:(i+1)*n], l[i*n:(i+1)*n])
 		copy(h[i][:], l[i*n:(i+1)*n])
 	}
+	tape.matrix(h, n)
 	for range iters {
-		for j := range n {
-			if c := h.colSum(j, n); c > 0 {
-				for i := range n {
-					h[i][j] /= c
-				}
-			}
-		}
-		for i := range n {
-			if r := h.rowSum(i, n); r > 0 {
-				for j := range n {
-					h[i][j] /= r
-				}
-			}
-		}
+		h.divideColumns(n, 0, tape)
+		h.divideRows(n, 0, tape)
 	}
-	h.round(n)
+	h.round(n, tape)
 }
 
 // round makes a nonnegative h doubly stochastic by the smallest steps: no row and
 // then no column above 1, and the deficits filled up by a rank-one matrix.
-func (h *Matrix) round(n int) {
-	for i := range n {
-		if r := h.rowSum(i, n); r > 1 {
-			for j := range n {
-				h[i][j] /= r
-			}
-		}
-	}
-	for j := range n {
-		if c := h.colSum(j, n); c > 1 {
-			for i := range n {
-				h[i][j] /= c
-			}
-		}
-	}
-	var rows, cols [MaxStreams]float32
-	var total float32
-	for i := range n {
-		rows[i] = max(1-h.rowSum(i, n), 0)
-		cols[i] = max(1-h.colSum(i, n), 0)
-		total += rows[i]
-	}
+func (h *Matrix) round(n int, tape *tape) {
+	h.divideRows(n, 1, tape)
+	h.divideColumns(n, 1, tape)
+	rows, cols, total := h.deficits(n)
 	if total == 0 {
 		return
 	}
@@ -96,6 +68,44 @@ func (h *Matrix) round(n int) {
 			h[i][j] += float32(rows[i]*cols[j]) / total
 		}
 	}
+}
+
+// deficits is what the rows and the columns of h lack to 1, and the sum over rows.
+func (h *Matrix) deficits(n int) (rows, cols [MaxStreams]float32, total float32) {
+	for i := range n {
+		rows[i] = max(1-h.rowSum(i, n), 0)
+		cols[i] = max(1-h.colSum(i, n), 0)
+		total += rows[i]
+	}
+	return rows, cols, total
+}
+
+// divideRows divides the rows whose sum is more than above by it.
+func (h *Matrix) divideRows(n int, above float32, tape *tape) {
+	var sums [MaxStreams]float32
+	for i := range n {
+		if r := h.rowSum(i, n); r > above {
+			sums[i] = r
+			for j := range n {
+				h[i][j] /= r
+			}
+		}
+	}
+	tape.step(h, &sums, n)
+}
+
+// divideColumns divides the columns whose sum is more than above by it.
+func (h *Matrix) divideColumns(n int, above float32, tape *tape) {
+	var sums [MaxStreams]float32
+	for j := range n {
+		if c := h.colSum(j, n); c > above {
+			sums[j] = c
+			for i := range n {
+				h[i][j] /= c
+			}
+		}
+	}
+	tape.step(h, &sums, n)
 }
 
 func (h *Matrix) rowSum(i, n int) (s float32) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/architehc/nanochat/core/gguf"
@@ -12,11 +13,12 @@ import (
 var exportTypes = map[string]gguf.Type{"f16": gguf.F16, "q4_0": gguf.Q4_0, "tq2_0": gguf.TQ2_0}
 
 type convertCmd struct {
-	In       string `arg:"" help:"The model file to read: of this program, or a llama or bitnet GGUF."`
-	Out      string `arg:"" help:"The model file to write."`
-	To       string `enum:"nanochat,f16,q4_0,tq2_0" default:"nanochat" help:"nanochat, or for llama.cpp f16, q4_0 or tq2_0 (default: ${default})."`
-	Quantize bool   `help:"Make weights ternary that are not. A model that was not trained for it is not usable afterwards."`
-	Group    int    `enum:"0,64,128,256" default:"128" help:"With --quantize: inputs that share one scale; 0: the whole row (default: ${default})."`
+	In        string `arg:"" help:"The model file to read: of this program, or a llama or bitnet GGUF."`
+	Out       string `arg:"" help:"The model file to write."`
+	To        string `enum:"nanochat,f16,q4_0,tq2_0" default:"nanochat" help:"nanochat, or for llama.cpp f16, q4_0 or tq2_0 (default: ${default})."`
+	Embedding string `enum:",f16,q8_0" default:"" placeholder:"TYPE" help:"Store embedding and head as f16, or as q8_0: half the bytes, and a head that takes its input in 8 bits (default: as they are; f16 if neither)."`
+	Quantize  bool   `help:"Make weights ternary that are not. A model that was not trained for it is not usable afterwards."`
+	Group     int    `enum:"0,64,128,256" default:"128" help:"With --quantize: inputs that share one scale; 0: the whole row (default: ${default})."`
 	outputFlags
 }
 
@@ -37,9 +39,13 @@ func (c *convertCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if m.Arch() != "nanochat" || c.To == "nanochat" {
-		if m, err = m.Convert(a.ctx, model.ConvertOptions{Quantize: c.Quantize, Group: c.Group}); err != nil {
+	if m.Arch() != "nanochat" || c.To == "nanochat" || c.Embedding != "" {
+		m, err = m.Convert(a.ctx, model.ConvertOptions{Quantize: c.Quantize, Group: c.Group, Embedding: c.Embedding})
+		if errors.Is(err, model.ErrNotTernary) {
 			return &hinted{err, "--quantize makes weights ternary, at the price of a model that must be trained again"}
+		}
+		if err != nil {
+			return err
 		}
 	}
 	if a.ctx.Err() != nil {

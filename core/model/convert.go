@@ -2,6 +2,7 @@ package model
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -10,6 +11,10 @@ import (
 	"github.com/architehc/nanochat/core/ternary"
 	"github.com/architehc/nanochat/kernels"
 )
+
+// ErrNotTernary is wrapped by Convert's error about weights that only Quantize makes
+// ternary.
+var ErrNotTernary = errors.New("weights are not a scale times -1, 0 and 1")
 
 // ConvertOptions are the choices of Convert.
 type ConvertOptions struct {
@@ -146,7 +151,7 @@ func exactGroup(rows, cols int, row func(r int) ([]float32, error)) (int, error)
 		}
 		for !exactRow(values, groups[0]) {
 			if groups = groups[1:]; len(groups) == 0 {
-				return 0, fmt.Errorf("row %d is not ternary: its weights are not a scale times -1, 0 and 1; to quantise them all the same ask for it", r)
+				return 0, fmt.Errorf("row %d is not ternary: its %w; to quantise them all the same ask for it", r, ErrNotTernary)
 			}
 		}
 	}

@@ -151,6 +151,7 @@ func TestConvertDense(t *testing.T) {
 	require.NoError(t, err)
 	_, err = m.Convert(t.Context(), ConvertOptions{})
 	require.ErrorContains(t, err, `"blk.1.ffn_up.weight": row 1 is not ternary`)
+	require.ErrorIs(t, err, ErrNotTernary)
 	n, err := m.Convert(t.Context(), ConvertOptions{Quantize: true, Group: 128})
 	require.NoError(t, err)
 	require.Equal(t, 128, n.Config().Group)
@@ -167,6 +168,7 @@ func TestConvertDense(t *testing.T) {
 	require.NoError(t, n.Save(filepath.Join(dir, "q8.gguf")))
 	_, err = n.Convert(t.Context(), ConvertOptions{Embedding: "q4_0"})
 	require.ErrorContains(t, err, "q4_0")
+	require.NotErrorIs(t, err, ErrNotTernary)
 }
 
 // I2_S: four codes to a byte, the first in the high bits, 128 weights in 32

@@ -1,6 +1,9 @@
 package e2e
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // TestConvertKeepsTheText: a model converted for llama.cpp and back says the same.
 func TestConvertKeepsTheText(t *testing.T) {
@@ -27,6 +30,43 @@ func TestConvertKeepsTheText(t *testing.T) {
 	}
 	if r := run(t, "", "convert", "tiny.gguf", "streams.gguf", "--to", "f16"); r.code != 1 {
 		t.Errorf("a model with two streams went to llama.cpp: exit %d, %s", r.code, r.stderr)
+	}
+}
+
+// TestConvertEmbedding: embedding and head in 8 bits are half the bytes, and the
+// rest of the file is what it was.
+func TestConvertEmbedding(t *testing.T) {
+	ok(t, "", "init", "tiny", "wide.gguf", "--seed", "3", "--set", "model.vocab=1k", "--set", "model.dim=128", "--set", "model.ffn=128",
+		"--set", "model.layers=1", "--set", "model.streams=1", "--set", "model.sub_norm=false", "--set", "model.embedding=f16", "--set", "model.head=f16", "--set", "model.tie_embeddings=false")
+	types := func(file string) map[string]float64 {
+		bytes := map[string]float64{}
+		for _, x := range decode(t, ok(t, "", "info", "--json", file).stdout)["tensor_types"].([]any) {
+			bytes[x.(map[string]any)["type"].(string)] = x.(map[string]any)["bytes"].(float64)
+		}
+		return bytes
+	}
+	wide := types("wide.gguf")
+	ok(t, "", "convert", "wide.gguf", "narrow.gguf", "--embedding", "q8_0")
+	narrow := types("narrow.gguf")
+	const weights = 2 * 1024 * 128
+	if narrow["Q8_0"] != weights*34/32 || wide["F16"]-narrow["F16"] != 2*weights || narrow["I8"] != wide["I8"] {
+		t.Errorf("types %v became %v", wide, narrow)
+	}
+	ok(t, "", "convert", "narrow.gguf", "again.gguf", "--embedding", "f16")
+	if again := types("again.gguf"); again["F16"] != wide["F16"] || again["Q8_0"] != 0 {
+		t.Errorf("types %v became %v", narrow, again)
+	}
+	ok(t, "", "convert", "wide.gguf", "llama.gguf", "--to", "f16", "--embedding", "q8_0")
+	if llama := types("llama.gguf"); llama["Q8_0"] != narrow["Q8_0"] {
+		t.Errorf("exported types %v", llama)
+	}
+	for _, file := range []string{"narrow.gguf", "again.gguf", "llama.gguf"} {
+		if text := ok(t, "", "generate", file, "fn main() {", "-n", "8", "--ignore-end").stdout; text == "" {
+			t.Errorf("%s generates nothing", file)
+		}
+	}
+	if r := run(t, "", "convert", "wide.gguf", "x.gguf", "--embedding", "q4_0"); r.code != 2 || !strings.Contains(r.stderr, "q4_0") {
+		t.Errorf("embedding of q4_0: exit %d, %s", r.code, r.stderr)
 	}
 }
 

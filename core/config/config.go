@@ -226,6 +226,7 @@ func (c *Config) apply(path string, b []byte) error {
 	var doc map[string]any
 	if err := toml.Unmarshal(b, &doc); err != nil {
 		e := &Error{Source: path, What: strings.TrimPrefix(err.Error(), "toml: ")}
+		e.Hint = syntaxHint(e.What)
 		var de *toml.DecodeError
 		if errors.As(err, &de) {
 			line, _ := de.Position()

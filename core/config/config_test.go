@@ -53,6 +53,15 @@ func TestErrors(t *testing.T) {
 		want           string
 	}{
 		{"syntax", "a = [1\nb", "", "config: f.toml:2: "},
+		{"syntax, colon", "dim: 3", "", "config: f.toml:1: expected '=' after key (a line is key = value"},
+		{"syntax, no key", "= 3", "", `f.toml:1: invalid character at start of key: U+003D '=' (a line is key = value`},
+		{"syntax, no quotes", "mhc = bvn", "", `f.toml:1: unexpected character U+0062 'b' at start of value (a value is a number, true, false, "text" in quotes`},
+		{"syntax, unit", "a = 32k", "", `f.toml:1: strings must be quoted (a value is`},
+		{"syntax, open quotes", "a = \"x\n", "", `f.toml:1: basic strings cannot have new lines (close the quotes`},
+		{"syntax, open list", "a = [1, 2\n", "", `f.toml:1: array is incomplete (close the list`},
+		{"syntax, open section", "[model\ndim = 3", "", `(a section is [name] on a line of its own)`},
+		{"syntax, backslash", `a = "\q"`, "", `invalid escape character U+0071 'q' (write \\ for a backslash`},
+		{"syntax, section twice", "[model]\n[model]\n", "", `f.toml:2: table model already exists (remove one of the two)`},
 		{"duplicate", add("dim = 3"), "", "f.toml:9: "},
 		{"unknown key", add("layer = 3"), "", `config: f.toml:9: model.layer: unknown key (did you mean model.layers?)`},
 		{"swapped letters", add("vocba = 3"), "", `model.vocba: unknown key (did you mean model.vocab?)`},

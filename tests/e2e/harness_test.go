@@ -19,6 +19,7 @@ import (
 //	flipped.gguf    the same with one bit of a weight changed
 //	text.gguf       no GGUF file
 //	empty.gguf      no bytes
+//	broken.toml     a configuration with a fault of syntax
 var bin, dir string
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
@@ -57,6 +58,7 @@ func prepare() error {
 	flipped[len(b)-100] ^= 1
 	for name, content := range map[string][]byte{
 		"truncated.gguf": b[:len(b)/2], "flipped.gguf": flipped, "text.gguf": []byte("this is no model\n"), "empty.gguf": nil,
+		"broken.toml": []byte("[model]\ndim: 64\n"),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
 			return err

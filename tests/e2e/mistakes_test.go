@@ -58,6 +58,7 @@ func TestMistakes(t *testing.T) {
 		{"too many threads", "generate tiny.gguf x --threads 100000", "", 2, "100000", ""},
 		{"unknown preset", "init nano-125 x.gguf", "", 2, `no preset "nano-125"`, "did you mean nano-125m?"},
 		{"missing configuration", "init absent.toml x.gguf", "", 2, "absent.toml: no such file", "nano-125m"},
+		{"configuration that is not TOML", "init broken.toml x.gguf", "", 2, "broken.toml:2: expected '=' after key", "key = value"},
 		{"unknown key", "init tiny x.gguf --set model.vocba=300", "", 2, "--set: model.vocba: unknown key", "did you mean model.vocab?"},
 		{"key out of range", "init tiny x.gguf --set model.layers=0", "", 2, "model.layers: 0 is outside 1 to 1024", ""},
 		{"set without value", "init tiny x.gguf --set model.layers", "", 2, "model.layers: has no value", "key=value"},

@@ -119,7 +119,11 @@ func (c *generateCmd) Run(a *app) error {
 	err = c.read(a, m, s, &out)
 	out.summarise(s.Result())
 	if c.Usage {
-		fmt.Fprintln(a.stderr, out.line())
+		line := out.line()
+		if !c.JSON && !a.stdoutTTY && out.Text != "" && !strings.HasSuffix(out.Text, "\n") {
+			line = "\n" + line // both often end on the same screen, and nothing may be added to the text
+		}
+		fmt.Fprintln(a.stderr, line)
 	}
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"strings"
@@ -127,6 +128,9 @@ func (a *app) run(args []string) (code int) {
 		args = []string{"--help"}
 	}
 	k, err := parser.Parse(args)
+	if p, ok := errors.AsType[*fs.PathError](err); ok { // the help could not be written
+		return a.fail(p, false)
+	}
 	if err != nil {
 		return a.fail(usageOf(err, args), false)
 	}

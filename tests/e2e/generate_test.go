@@ -50,8 +50,11 @@ func TestPromptsFromEverywhere(t *testing.T) {
 			t.Errorf("%s: standard error holds %q", name, r.stderr)
 		}
 	}
-	if r := ok(t, "", "generate", "tiny.gguf", "let x = 1;", "-n", "8", "-u"); !strings.Contains(r.stderr, "tok/s") {
-		t.Errorf("-u shows %q", r.stderr)
+	if r := ok(t, "", "generate", "tiny.gguf", "let x = 1;", "-n", "8", "-u"); !strings.Contains(r.stderr, "tok/s") || strings.HasPrefix(r.stderr, "\n") == strings.HasSuffix(r.stdout, "\n") {
+		t.Errorf("-u shows %q after %q", r.stderr, r.stdout)
+	}
+	if r := ok(t, "", "generate", "tiny.gguf", "let x = 1;", "-n", "8", "-u", "--json"); !strings.HasPrefix(r.stderr, "prompt ") {
+		t.Errorf("-u with --json shows %q", r.stderr)
 	}
 }
 

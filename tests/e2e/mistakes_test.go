@@ -119,6 +119,23 @@ func TestUnwritableDirectory(t *testing.T) {
 	}
 }
 
+// Output that cannot be written is a failure, also that of the help.
+func TestFullDisk(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer full.Close()
+	for _, args := range [][]string{{}, {"--help"}, {"generate", "--help"}, {"version"}, {"info", "tiny.gguf"}} {
+		cmd := command(args...)
+		var stderr strings.Builder
+		cmd.Stdout, cmd.Stderr = full, &stderr
+		if err := cmd.Run(); cmd.ProcessState.ExitCode() != 1 || !strings.Contains(stderr.String(), "no space left") || !strings.Contains(stderr.String(), "hint: free some space") {
+			t.Errorf("%v: %v: %s", args, err, stderr.String())
+		}
+	}
+}
+
 func TestVerboseShowsTheChain(t *testing.T) {
 	r := run(t, "", "--verbose", "info", "nowhere.gguf")
 	if r.code != 3 || strings.Count(r.stderr, "cause: ") < 2 {

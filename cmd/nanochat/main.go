@@ -34,6 +34,7 @@ type grammar struct {
 	Convert    convertCmd    `cmd:"" help:"Convert a model file from or to other programs' forms."`
 	Tokenizer  tokenizerCmd  `cmd:"" help:"Make a vocabulary, and turn text into tokens and back."`
 	Data       dataCmd       `cmd:"" help:"Prepare text for training."`
+	Eval       evalCmd       `cmd:"" help:"Measure how good a model is."`
 	Benchmark  benchmarkCmd  `cmd:"" help:"Measure a model, or the kernels against this machine's limits."`
 	Doctor     doctorCmd     `cmd:"" help:"Show what nanochat finds on this machine."`
 	Version    versionCmd    `cmd:"" help:"Show the version."`

@@ -30,6 +30,7 @@ var layers = map[string]row{
 	"core/optim":          {3, nil},
 	"core/model":          {3, nil},
 	"core/infer":          {4, nil},
+	"core/eval":           {4, nil},
 	"core/checkpoint":     {4, nil},
 	"core/chat":           {5, nil},
 	"core/bench":          {6, []string{"golang.org/x/sys"}},

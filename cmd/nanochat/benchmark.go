@@ -84,16 +84,22 @@ func (c *benchmarkCmd) Run(a *app) error {
 			return err
 		}
 	}
-	switch {
-	case c.JSON && old != nil:
-		return writeJSON(a.stdout, map[string]any{"report": r, "changes": bench.Compare(old, r)})
-	case c.JSON:
+	if c.JSON && old == nil {
 		return writeJSON(a.stdout, r)
 	}
-	if err := r.Text(a.stdout); err != nil || old == nil {
-		return err
+	if !c.JSON {
+		if err := r.Text(a.stdout); err != nil || old == nil {
+			return err
+		}
 	}
-	return bench.WriteChanges(a.stdout, bench.Compare(old, r))
+	changes := bench.Compare(old, r)
+	if n := bench.Hidden(changes); n > 0 {
+		fmt.Fprintf(a.stderr, "warning: %s of %d cannot be told from noise; compare on an idle machine, or with more --repeats\n", plural(n, "difference"), len(changes))
+	}
+	if c.JSON {
+		return writeJSON(a.stdout, map[string]any{"report": r, "changes": changes})
+	}
+	return bench.WriteChanges(a.stdout, changes)
 }
 
 func (c *benchmarkCmd) measure(a *app, set *kernels.Set) (*bench.Report, error) {

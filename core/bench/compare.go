@@ -16,6 +16,9 @@ type Change struct {
 	Unit string  `json:"unit"`
 	// Speedup is above 1 if New is better.
 	Speedup float64 `json:"speedup"`
+	// Noise is how far repetitions lay from the median, as a part of it: half their
+	// range, of the report where it is larger. 0 for a number without repetitions.
+	Noise float64 `json:"noise"`
 	// Clear says that the change is larger than both measurements' spread and 3 %.
 	Clear bool `json:"clear"`
 }
@@ -76,17 +79,41 @@ func Compare(old, now *Report) []Change {
 		if p.less {
 			c.Speedup = round(c.Old / c.New)
 		}
+		c.Noise = round(max(o.value.noise(), p.value.noise()))
 		apart := o.value.Max < p.value.Min || p.value.Max < o.value.Min || o.value.Max == 0
-		c.Clear = apart && math.Abs(c.Speedup-1) > 0.03
+		c.Clear = apart && c.differs()
 		cs = append(cs, c)
 	}
 	return cs
 }
 
+// differs says that the change is worth a look, if it is one.
+func (c Change) differs() bool { return math.Abs(c.Speedup-1) > 0.03 }
+
+// Hidden counts the differences of more than 3 % that are no larger than the noise:
+// they say nothing.
+func Hidden(cs []Change) int {
+	n := 0
+	for _, c := range cs {
+		if c.differs() && !c.Clear {
+			n++
+		}
+	}
+	return n
+}
+
+// noise is half the range as a part of the median.
+func (s Spread) noise() float64 {
+	if s.Max == 0 {
+		return 0
+	}
+	return (s.Max - s.Min) / 2 / s.Median
+}
+
 // WriteChanges writes changes as a table. Clear ones are marked with their
-// direction.
+// direction, those of more than 3 % that are not clear as noise.
 func WriteChanges(w io.Writer, cs []Change) error {
-	t := &table{title: "Compared with the older report", header: []string{"<what", "old", "new", "<unit", "speedup", "<"}}
+	t := &table{title: "Compared with the older report", header: []string{"<what", "old", "new", "<unit", "±", "speedup", "<"}}
 	for _, c := range cs {
 		mark := ""
 		switch {
@@ -94,8 +121,10 @@ func WriteChanges(w io.Writer, cs []Change) error {
 			mark = "faster"
 		case c.Clear:
 			mark = "slower"
+		case c.differs():
+			mark = "noise"
 		}
-		t.add(c.Name, num(c.Old), num(c.New), c.Unit, fmt.Sprintf("%.2f", c.Speedup), mark)
+		t.add(c.Name, num(c.Old), num(c.New), c.Unit, fmt.Sprintf("%.0f %%", 100*c.Noise), fmt.Sprintf("%.2f", c.Speedup), mark)
 	}
 	var b strings.Builder
 	t.text(&b)

@@ -73,10 +73,21 @@ func TestCompare(t *testing.T) {
 	require.InDelta(t, 1, prefill.Speedup, 0)
 	require.False(t, prefill.Clear)
 
+	require.InDelta(t, 0.01, k.Noise, 1e-9)
+	require.InDelta(t, 1.0/3, prefill.Noise, 1e-3, "2000 to 4000 around 3000")
+	require.Zero(t, Hidden(cs), "no difference, or a clear one")
+
 	// Within the spread of the measurements nothing is clear.
 	for _, c := range Compare(sample(1), sample(1.01)) {
 		require.False(t, c.Clear, c.Name)
 	}
+	wide := sample(1.2)
+	wide.Kernels[0].MinGOPS, wide.Prefill = 90, Rate{TokS: 3500, Min: 2500, Max: 4500}
+	hidden := Compare(sample(1), wide)
+	require.Equal(t, 2, Hidden(hidden))
+	var text strings.Builder
+	require.NoError(t, WriteChanges(&text, hidden))
+	require.Equal(t, 2, strings.Count(text.String(), "noise"))
 	var b strings.Builder
 	require.NoError(t, WriteChanges(&b, cs))
 	require.Contains(t, b.String(), "faster")
@@ -128,6 +139,8 @@ func TestTargets(t *testing.T) {
 		"nano-125m.gguf: resident memory|2|1.196|false",
 	}, got)
 	require.Empty(t, (&Report{}).Targets())
+	r.Kernels, r.Name = nil, "mine.gguf"
+	require.Empty(t, r.Targets(), "the targets are those of two models")
 }
 
 func TestMarkdown(t *testing.T) {

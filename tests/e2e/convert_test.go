@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -95,5 +98,19 @@ func TestBenchmark(t *testing.T) {
 	decodeRate, _ := v["decode"].(map[string]any)
 	if rate, _ := decodeRate["tok_s"].(float64); rate <= 0 {
 		t.Errorf("decode.tok_s is %v", decodeRate["tok_s"])
+	}
+	// A model that was once three times as fast, in measurements that say little.
+	decodeRate["tok_s"] = 3 * decodeRate["tok_s"].(float64)
+	decodeRate["min_tok_s"], decodeRate["max_tok_s"] = 1.0, 1e9
+	old, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "old.json"), old, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := ok(t, "", "benchmark", "tiny.gguf", "--prompt", "16", "--tokens", "8", "--compare", "old.json")
+	if !strings.Contains(r.stderr, "warning: ") || !strings.Contains(r.stderr, "noise") || !strings.Contains(r.stdout, "noise") {
+		t.Errorf("no word about noise in %q and %q", r.stdout, r.stderr)
 	}
 }

@@ -170,15 +170,18 @@ func (c *benchmarkCmd) tuned(a *app, set *kernels.Set) (*kernels.Set, error) {
 	if err != nil || choose == nil {
 		return set, err
 	}
-	f, m, err := c.open(set)
+	f, err := gguf.ReadInfo(c.Model)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	conf, err := model.ReadConfig(f)
+	if err != nil {
+		return nil, err
+	}
 	t := team.New(c.Threads, team.Options{Pin: c.Pin})
 	defer t.Close()
 	a.note("tuning")
-	return choose(a.ctx, m.Config(), t)
+	return choose(a.ctx, conf, t)
 }
 
 func (*benchmarkCmd) unmeasured(err error) error {

@@ -52,7 +52,7 @@ func Open(ctx context.Context, path string, o Options) (*Model, error) {
 }
 
 func (m *Model) start(ctx context.Context, o Options) (err error) {
-	load := model.Options{Set: o.Set, Context: o.Engine.Context, HugePages: o.HugePages && o.Choose == nil}
+	load := model.Options{Set: o.Set, Context: o.Engine.Context, HugePages: o.HugePages}
 	if m.model, err = model.Load(m.file, load); err != nil {
 		return err
 	}
@@ -64,13 +64,11 @@ func (m *Model) start(ctx context.Context, o Options) (err error) {
 	}
 	m.team = team.New(o.Engine.Threads, team.Options{Pin: o.Engine.Pin})
 	if o.Choose != nil {
-		if load.Set, err = o.Choose(ctx, m.model.Config(), m.team); err != nil {
+		set, err := o.Choose(ctx, m.model.Config(), m.team)
+		if err != nil {
 			return err
 		}
-		load.HugePages = o.HugePages
-		if m.model, err = model.Load(m.file, load); err != nil {
-			return err
-		}
+		m.model = m.model.WithSet(set)
 	}
 	o.Engine.Team = m.team
 	m.engine, err = infer.New(m.model, o.Engine)

@@ -112,6 +112,19 @@ func (m *Model) Arch() string { return m.arch }
 // Set is the kernel set the model computes with.
 func (m *Model) Set() *kernels.Set { return m.set }
 
+// WithSet is m computed by another set: the same weights in the same memory, and the
+// same bits.
+func (m *Model) WithSet(set *kernels.Set) *Model {
+	n := &Model{
+		cfg: m.cfg, set: set, arch: m.arch, embed: m.embed, head: m.head, norm: m.norm,
+		layers: m.layers, ropeFactors: m.ropeFactors, meta: m.meta, hold: m,
+	}
+	from, to := &m.rope, &n.rope
+	to.base, to.scale, to.factors = from.base, from.scale, from.factors
+	to.rotary, to.interleaved, to.limit = from.rotary, from.interleaved, from.limit
+	return n
+}
+
 // Meta is the metadata that the model was loaded with and does not read itself:
 // tokenizer, chat template, licence, provenance. It must not be changed.
 func (m *Model) Meta() []gguf.KV { return m.meta }

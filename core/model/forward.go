@@ -22,61 +22,24 @@ func (w *Work) run(t *team.Worker) {
 	c.t = t
 	c.use(&c.own, w.tokens)
 	m := c.m
+	c.record(0)
 	for i := c.lo; i < c.hi; i++ {
 		s := c.embed(i)
 		c.enter(&m.layers[0], i, s)
 	}
 	c.share()
+	c.mark(partNorms)
 	last := len(m.layers) - 1
 	for index := range m.layers {
-		l := &m.layers[index]
-
-		c.project(w.q, &l.q, &c.in, w.headSplit)
-		c.project(w.k, &l.k, &c.in, w.headSplit)
-		c.project(w.v, &l.v, &c.in, w.headSplit)
-		c.attention(index, index == last)
-		t.Barrier()
-		if index == last && w.want < w.tokens {
-			if w.want == 0 {
-				return // the caches are complete
-			}
-			c.narrow()
+		if !c.block(index) {
+			return // the caches are complete
+		}
+		c.down(index)
+		if index < last {
+			c.record(index + 1)
 		}
 		for i := c.lo; i < c.hi; i++ {
-			c.put(&c.attOut, i, row(w.att, i, m.cfg.Heads*m.cfg.HeadDim), l.attnSub)
-		}
-		c.share()
-		c.project(w.y, &l.o, &c.attOut, false)
-		t.Barrier()
-		for i := c.lo; i < c.hi; i++ {
-			s := c.write(l.mhcAttn, i)
-			c.read(l.mhcFFN, i, s, l.ffnNorm)
-		}
-		c.swap()
-		c.share()
-
-		c.project(w.up, &l.up, &c.in, false)
-		if w.gate != nil {
-			c.project(w.gate, &l.gate, &c.in, false)
-		}
-		if c.few { // each worker its rows, else below each its tokens
-			lo, hi := t.Range(m.cfg.FFN, kernels.TileSide)
-			for i := range c.n {
-				c.activate(i, lo, hi)
-			}
-		}
-		t.Barrier()
-		for i := c.lo; i < c.hi; i++ {
-			if !c.few {
-				c.activate(i, 0, m.cfg.FFN)
-			}
-			c.put(&c.ff, i, c.activated(i), l.ffnSub)
-		}
-		c.share()
-		c.project(w.y, &l.down, &c.ff, false)
-		t.Barrier()
-		for i := c.lo; i < c.hi; i++ {
-			s := c.write(l.mhcFFN, i)
+			s := c.write(m.layers[index].mhcFFN, i)
 			if index < last {
 				c.enter(&m.layers[index+1], i, s)
 			} else {
@@ -85,14 +48,86 @@ func (w *Work) run(t *team.Worker) {
 		}
 		c.swap()
 		c.share()
+		c.mark(partNorms)
 	}
-	c.head()
+	if w.tape == nil {
+		c.head()
+	}
+}
+
+// block computes layer index up to the input of its down projection. It reports whether logits are wanted at all.
+func (c *worker) block(index int) bool {
+	w, m, t := c.w, c.m, c.t
+	l, last := &m.layers[index], index == len(m.layers)-1
+	c.recordBlock(index)
+
+	c.project(c.r.q, &l.q, &c.in, w.headSplit)
+	c.project(c.r.k, &l.k, &c.in, w.headSplit)
+	c.project(c.r.v, &l.v, &c.in, w.headSplit)
+	c.mark(partProjections)
+	c.attention(index, last)
+	t.Barrier()
+	c.mark(partAttention)
+	if last && w.want < w.tokens {
+		if w.want == 0 {
+			return false
+		}
+		c.narrow()
+	}
+	for i := c.lo; i < c.hi; i++ {
+		c.put(&c.attOut, i, row(c.r.att, i, m.cfg.Heads*m.cfg.HeadDim), l.attnSub)
+	}
+	c.share()
+	c.mark(partNorms)
+	c.project(c.r.y, &l.o, &c.attOut, false)
+	t.Barrier()
+	c.mark(partProjections)
+	c.recordFFN(index)
+	for i := c.lo; i < c.hi; i++ {
+		s := c.write(l.mhcAttn, i)
+		c.read(l.mhcFFN, i, s, l.ffnNorm)
+	}
+	c.swap()
+	c.share()
+	c.mark(partNorms)
+
+	c.project(c.r.up, &l.up, &c.in, false)
+	if c.r.gate != nil {
+		c.project(c.r.gate, &l.gate, &c.in, false)
+	}
+	if c.few { // each worker its rows, else below each its tokens
+		lo, hi := t.Range(m.cfg.FFN, kernels.TileSide)
+		for i := range c.n {
+			c.activate(row(c.r.hidden, i, m.cfg.FFN)[lo:hi], i, lo, hi)
+		}
+	}
+	t.Barrier()
+	c.mark(partProjections)
+	for i := c.lo; i < c.hi; i++ {
+		hidden := row(c.r.hidden, i, m.cfg.FFN)
+		if !c.few {
+			c.activate(hidden, i, 0, m.cfg.FFN)
+		}
+		c.put(&c.ff, i, hidden, l.ffnSub)
+	}
+	c.share()
+	c.mark(partNorms)
+	return true
+}
+
+// down computes the result of the feed-forward part of layer index.
+func (c *worker) down(index int) {
+	c.recordResult(index)
+	c.project(c.r.y, &c.m.layers[index].down, &c.ff, false)
+	c.t.Barrier()
+	c.mark(partProjections)
 }
 
 // use makes n tokens those that the worker works on, in own memory if they are
 // few and else in the shared lane.
 func (c *worker) use(own *lane, n int) {
-	c.n, c.few = n, n <= fewTokens
+	c.n, c.few = n, n <= fewTokens && c.w.tape == nil
+	c.r = c.w.results
 	if c.few {
 		c.lane, c.lo, c.hi = *own, 0, n
 	} else {
@@ -128,10 +163,15 @@ func (c *worker) embed(i int) []float32 {
 // input of its attention.
 func (c *worker) enter(l *layer, i int, s []float32) {
 	if cfg := &c.m.cfg; cfg.ResidualScalars {
-		c.k.Scale(s, l.scalars[0], s)
-		for j := range cfg.Streams {
-			c.k.Axpy(row(s, j, cfg.Dim), l.scalars[1], row(c.initial, i, cfg.Dim))
+		dst := s
+		if c.entered != nil {
+			dst = row(c.entered, i, cfg.Streams*cfg.Dim)
 		}
+		c.k.Scale(dst, l.scalars[0], s)
+		for j := range cfg.Streams {
+			c.k.Axpy(row(dst, j, cfg.Dim), l.scalars[1], row(c.initial, i, cfg.Dim))
+		}
+		s = dst
 	}
 	c.read(l.mhcAttn, i, s, l.attnNorm)
 }
@@ -142,17 +182,23 @@ func (c *worker) read(site *mhc.Site, i int, s, weight []float32) {
 		c.put(&c.in, i, s, weight)
 		return
 	}
-	site.Coef(c.k, c.coef(i), s, c.mix).Read(c.k, c.u, s)
+	coef := site.Coef(c.k, c.coef(i), s, c.mix)
+	if c.coefLog != nil {
+		c.coefLog[i] = *coef
+	}
+	coef.Read(c.k, c.u, s)
 	c.put(&c.in, i, c.u, weight)
 }
 
 // write returns token i's streams after a layer function that left its result
-// in y. They are in x for one stream and else in next, until swap.
+// in y. They are in x for one stream, unless taped, and else in next, until swap.
 func (c *worker) write(site *mhc.Site, i int) []float32 {
 	cfg := &c.m.cfg
 	x, dst := row(c.x, i, cfg.Streams*cfg.Dim), row(c.next, i, cfg.Streams*cfg.Dim)
-	y := row(c.w.y, i, cfg.Dim)
+	y := row(c.r.y, i, cfg.Dim)
 	switch {
+	case cfg.Streams == 1 && c.w.tape != nil:
+		c.k.Add(dst, x, y)
 	case cfg.Streams == 1:
 		c.k.Add(x, x, y)
 		return x
@@ -166,7 +212,7 @@ func (c *worker) write(site *mhc.Site, i int) []float32 {
 
 // swap ends a round of write.
 func (c *worker) swap() {
-	if c.m.cfg.Streams > 1 {
+	if c.m.cfg.Streams > 1 || c.w.tape != nil {
 		c.x, c.next = c.next, c.x
 	}
 }
@@ -231,28 +277,20 @@ func (c *worker) project(dst []float32, l *linear, in *input, byHead bool) {
 	}
 }
 
-// activate replaces inner values lo ≤ r < hi of token i by their activation.
-func (c *worker) activate(i, lo, hi int) {
+// activate computes inner values lo ≤ r < hi of token i from those of up and gate
+// to dst, [hi-lo].
+func (c *worker) activate(dst []float32, i, lo, hi int) {
 	n := c.m.cfg.FFN
-	up := c.w.up[i*n+lo : i*n+hi]
+	lo, hi = i*n+lo, i*n+hi
+	up := c.r.up[lo:hi]
 	switch c.m.cfg.FFNKind {
 	case config.FFNReLU2:
-		c.k.ReLU2(up, up)
+		c.k.ReLU2(dst, up)
 	case config.FFNReLU2GLU:
-		gate := c.w.gate[i*n+lo : i*n+hi]
-		c.k.ReLU2GLU(gate, gate, up)
+		c.k.ReLU2GLU(dst, c.r.gate[lo:hi], up)
 	default:
-		gate := c.w.gate[i*n+lo : i*n+hi]
-		c.k.SwiGLU(gate, gate, up)
+		c.k.SwiGLU(dst, c.r.gate[lo:hi], up)
 	}
-}
-
-// activated is what activate made of token i.
-func (c *worker) activated(i int) []float32 {
-	if c.w.gate == nil {
-		return row(c.w.up, i, c.m.cfg.FFN)
-	}
-	return row(c.w.gate, i, c.m.cfg.FFN)
 }
 
 // narrow leaves only the tokens whose logits are wanted, of which attention has
@@ -289,21 +327,36 @@ func (c *worker) head() {
 		return
 	}
 	logits := c.w.logits
-	switch int8 := c.finalAct.Q != nil; {
-	case int8 && c.n == 1:
-		c.k.Q8GEMV(logits[:cfg.Vocab], &c.m.head, &c.finalAct, lo, hi)
-	case int8:
-		c.k.Q8GEMM(logits, cfg.Vocab, &c.m.head, &c.finalAct, lo, hi)
-	case c.n == 1:
-		c.k.DenseGEMV(logits[:cfg.Vocab], &c.m.head, c.final[:cfg.Dim], lo, hi)
-	default:
-		c.k.DenseGEMM(logits, cfg.Vocab, &c.m.head, c.final, cfg.Dim, c.n, lo, hi)
-	}
+	c.multiplyHead(logits, 0, c.n, lo, hi)
 	if cfg.LogitSoftcap > 0 {
 		for i := range c.n {
 			z := row(logits, i, cfg.Vocab)[lo:hi]
 			c.k.Softcap(z, float32(cfg.LogitSoftcap), z)
 		}
+	}
+}
+
+// multiplyHead computes rows lo ≤ r < hi of the head for n tokens from first on:
+// logits [n][Vocab] before their cap.
+func (c *worker) multiplyHead(logits []float32, first, n, lo, hi int) {
+	cfg, head := &c.m.cfg, &c.m.head
+	if f := &c.finalAct; f.Q != nil {
+		a := &c.headAct
+		*a = kernels.Act{
+			N: n, Cols: f.Cols, Stride: f.Stride, Group: f.Group,
+			Q: f.Q[first*f.Stride:], Scale: f.Scale[first:], Sums: f.Sums[first:],
+		}
+		if n == 1 {
+			c.k.Q8GEMV(logits[:cfg.Vocab], head, a, lo, hi)
+		} else {
+			c.k.Q8GEMM(logits, cfg.Vocab, head, a, lo, hi)
+		}
+		return
+	}
+	if x := c.final[first*cfg.Dim:]; n == 1 {
+		c.k.DenseGEMV(logits[:cfg.Vocab], head, x[:cfg.Dim], lo, hi)
+	} else {
+		c.k.DenseGEMM(logits, cfg.Vocab, head, x, cfg.Dim, n, lo, hi)
 	}
 }
 
@@ -364,20 +417,22 @@ func (c *worker) store(layer int, l *layer, s *span, h0, h1 int) {
 	hd, rep := cfg.HeadDim, cfg.Heads/cfg.KVHeads
 	c.cache(layer, s, h0, h1)
 	for i := s.first; i < s.first+s.n; i++ {
-		q := row(w.q, i, cfg.Heads*hd)[h0*rep*hd : h1*rep*hd]
-		k := row(w.k, i, cfg.KVHeads*hd)[h0*hd : h1*hd]
+		q := row(c.r.rotQ, i, cfg.Heads*hd)[h0*rep*hd : h1*rep*hd]
+		k := row(c.r.rotK, i, cfg.KVHeads*hd)[h0*hd : h1*hd]
 		if l.qNorm != nil {
+			fromQ := row(c.r.q, i, cfg.Heads*hd)[h0*rep*hd : h1*rep*hd]
+			fromK := row(c.r.k, i, cfg.KVHeads*hd)[h0*hd : h1*hd]
 			for h := 0; h < len(q); h += hd {
-				c.k.RMSNorm(q[h:h+hd], q[h:h+hd], l.qNorm, c.eps)
+				c.k.RMSNorm(q[h:h+hd], fromQ[h:h+hd], l.qNorm, c.eps)
 			}
 			for h := 0; h < len(k); h += hd {
-				c.k.RMSNorm(k[h:h+hd], k[h:h+hd], l.kNorm, c.eps)
+				c.k.RMSNorm(k[h:h+hd], fromK[h:h+hd], l.kNorm, c.eps)
 			}
 		}
 		cos, sin := w.rope.at(int(w.pos[i]))
 		c.k.RoPE(q, (h1-h0)*rep, hd, cos, sin, rope.interleaved)
 		c.k.RoPE(k, h1-h0, hd, cos, sin, rope.interleaved)
-		c.k.KVStore(&c.kv, int(w.pos[i]), k, row(w.v, i, cfg.KVHeads*hd)[h0*hd:h1*hd])
+		c.k.KVStore(&c.kv, int(w.pos[i]), k, row(c.r.v, i, cfg.KVHeads*hd)[h0*hd:h1*hd])
 	}
 }
 
@@ -396,7 +451,7 @@ func (c *worker) attend(layer int, s *span, last bool, q0, q1, h0, h1 int) {
 	width := cfg.Heads * cfg.HeadDim
 	c.cache(layer, s, 0, cfg.KVHeads)
 	a := kernels.Query{Pos: s.pos + q0, N: q1 - q0, Heads: cfg.Heads, Scale: c.scale}
-	c.k.Attention(c.w.att[(out+q0)*width:], width, c.w.q[(s.first+q0)*width:], width, &c.kv, a, h0, h1, c.scratch)
+	c.k.Attention(c.r.att[(out+q0)*width:], width, c.r.rotQ[(s.first+q0)*width:], width, &c.kv, a, h0, h1, c.scratch)
 }
 
 // cache makes kv the view of one layer and key/value heads h0 ≤ h < h1 of s.

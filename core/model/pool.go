@@ -40,6 +40,10 @@ func NewPool(m *Model, pages int, t kernels.KVType) (*Pool, error) {
 		return nil, fmt.Errorf("model: unknown KV storage type %d", t)
 	}
 	size := PageBytes(m, t)
+	return newPool(pages, size, size/m.cfg.Layers, t)
+}
+
+func newPool(pages, size, layerBytes int, t kernels.KVType) (*Pool, error) {
 	if pages < 1 || pages > maxPool/size {
 		return nil, fmt.Errorf("model: a KV pool of %d pages of %d bytes: want 1 to %d pages", pages, size, maxPool/size)
 	}
@@ -48,7 +52,7 @@ func NewPool(m *Model, pages int, t kernels.KVType) (*Pool, error) {
 		return nil, fmt.Errorf("model: a KV pool of %d bytes: %w", pages*size, err)
 	}
 	p := &Pool{
-		kind: t, pageBytes: size, layerBytes: size / m.cfg.Layers,
+		kind: t, pageBytes: size, layerBytes: layerBytes,
 		slab: memory.Bytes(),
 		refs: make([]int32, pages), free: make([]int32, pages),
 	}

@@ -61,6 +61,9 @@ func (m *Model) Forward(w *Work, p *Pool, s *Step) error {
 	if w.m != m {
 		return fmt.Errorf("model: the Work belongs to another model")
 	}
+	if p.pageBytes != PageBytes(m, p.kind) || p.layerBytes*m.cfg.Layers != p.pageBytes {
+		return fmt.Errorf("model: the KV pool was made for another model")
+	}
 	if err := w.plan(p, s); err != nil {
 		return err
 	}
@@ -82,9 +85,6 @@ func (w *Work) plan(p *Pool, s *Step) error {
 	w.tokens, w.seqs, w.want = 0, w.seqs[:0], 0
 	if len(s.Tokens) < 1 || len(s.Tokens) > w.maxTokens {
 		return fmt.Errorf("model: a step of %d tokens: this Work takes 1 to %d", len(s.Tokens), w.maxTokens)
-	}
-	if p.pageBytes != PageBytes(w.m, p.kind) || p.layerBytes*c.Layers != p.pageBytes {
-		return fmt.Errorf("model: the KV pool was made for another model")
 	}
 	first, reach, want := 0, 0, 0
 	for i, q := range s.Seqs {
@@ -128,7 +128,7 @@ func (w *Work) plan(p *Pool, s *Step) error {
 			w.rows[sp.out+i] = int32(sp.first + sp.n - sp.want + i)
 		}
 	}
-	if need := want * c.Vocab; len(w.logits) < need {
+	if need := want * c.Vocab; len(w.logits) < need && w.tape == nil {
 		w.logits = make([]float32, need)
 	}
 	w.tokens, w.want, w.pool = len(s.Tokens), want, p

@@ -32,13 +32,21 @@ type Work struct {
 	want   int
 	rows   []int32 // [want], the tokens whose logits are wanted, ascending
 
-	// Results of projections, [tokens][...]: workers write ranges of rows of the
-	// matrix, that is columns here.
-	q, k, v, att, y, gate, up []float32
-	logits                    []float32 // [want][Vocab]
+	results
+	logits []float32 // [want][Vocab]
 
 	shared  lane
 	workers []worker
+	tape    *tape // of a Trainer's forward, else nil
+}
+
+// results are what projections, attention and activation leave, [tokens][...]:
+// workers write ranges of rows of the matrix, that is columns here.
+type results struct {
+	q, k, v, att, y, gate, up []float32
+
+	rotQ, rotK []float32 // normed and rotated: in the place of q and k, unless taped
+	hidden     []float32 // activated: in the place of gate, or of up without a gate, unless taped
 }
 
 // A lane is the memory of token-wise work. With many tokens the workers share
@@ -75,15 +83,20 @@ type worker struct {
 	w      *Work
 	m      *Model
 	k      *kernels.Set
-	n      int  // tokens
-	lo, hi int  // its part of the token-wise work
-	few    bool // the lane is its own
+	r      results // headers of shared memory
+	n      int     // tokens
+	lo, hi int     // its part of the token-wise work
+	few    bool    // the lane is its own
+
+	entered []float32  // where enter puts the streams; nil: where they are
+	coefLog []mhc.Coef // where read puts the mixing too, or nil
 
 	eps, scale float32 // of norms; of attention scores
 	u, norm    []float32
 	mix        []float32 // scratch of mhc
 	scratch    []byte    // of matrix products and attention
 	kv         kernels.KV
+	headAct    kernels.Act // the tokens of finalAct that the head takes at a time
 	_          [128]byte
 }
 
@@ -93,16 +106,17 @@ func NewWork(m *Model, t *team.Team, maxTokens int) (*Work, error) {
 		return nil, fmt.Errorf("model: steps of %d tokens: want 1 to %d", maxTokens, 1<<16)
 	}
 	c := &m.cfg
-	w := &Work{m: m, team: t, maxTokens: maxTokens}
-	w.body = w.run
-	w.headSplit = t.Size() == 1 || c.KVHeads%t.Size() == 0 && c.HeadDim%kernels.TileSide == 0
-	w.ids, w.pos, w.rows = make([]int32, maxTokens), make([]int32, maxTokens), make([]int32, maxTokens)
+	w := newWork(m, t, maxTokens)
 	row := func(n int) []float32 { return make([]float32, maxTokens*n) }
-	w.q, w.att = row(c.Heads*c.HeadDim), row(c.Heads*c.HeadDim)
-	w.k, w.v = row(c.KVHeads*c.HeadDim), row(c.KVHeads*c.HeadDim)
-	w.y, w.up = row(c.Dim), row(c.FFN)
+	r := &w.results
+	r.q, r.att = row(c.Heads*c.HeadDim), row(c.Heads*c.HeadDim)
+	r.k, r.v = row(c.KVHeads*c.HeadDim), row(c.KVHeads*c.HeadDim)
+	r.rotQ, r.rotK = r.q, r.k
+	r.y, r.up = row(c.Dim), row(c.FFN)
+	r.hidden = r.up
 	if m.layers[0].gate.rows() > 0 {
-		w.gate = row(c.FFN)
+		r.gate = row(c.FFN)
+		r.hidden = r.gate
 	}
 	kinds, err := m.inputKinds()
 	if err != nil {
@@ -112,18 +126,31 @@ func NewWork(m *Model, t *team.Team, maxTokens int) (*Work, error) {
 	if maxTokens > few {
 		w.shared = newLane(m, kinds, maxTokens)
 	}
+	for i := range w.workers {
+		w.workers[i].own = newLane(m, kinds, few)
+	}
+	return w, nil
+}
+
+// newWork makes what is a step's own and the workers' scratch.
+func newWork(m *Model, t *team.Team, maxTokens int) *Work {
+	c := &m.cfg
+	w := &Work{m: m, team: t, maxTokens: maxTokens}
+	w.body = w.run
+	w.headSplit = t.Size() == 1 || c.KVHeads%t.Size() == 0 && c.HeadDim%kernels.TileSide == 0
+	w.ids, w.pos, w.rows = make([]int32, maxTokens), make([]int32, maxTokens), make([]int32, maxTokens)
 	widest := max(c.Dim, c.Heads*c.HeadDim, c.FFN)
 	scratch := max(kernels.GEMMScratch(maxTokens, widest), kernels.AttentionScratch(c.HeadDim))
 	w.workers = make([]worker, t.Size())
 	for i := range w.workers {
 		w.workers[i] = worker{
-			w: w, m: m, k: m.set, own: newLane(m, kinds, few),
+			w: w, m: m, k: m.set,
 			eps: float32(c.NormEps), scale: attentionScale(c.HeadDim),
 			u: make([]float32, c.Dim), norm: make([]float32, widest),
 			mix: make([]float32, m.layers[0].mhcAttn.ScratchLen()), scratch: kernels.AlignedBytes(scratch),
 		}
 	}
-	return w, nil
+	return w
 }
 
 // inputKinds finds what the inputs of the projections must hold: of q, k, v, gate
@@ -166,15 +193,18 @@ func newLane(m *Model, kinds [3]inputKind, tokens int) lane {
 	if m.int8Head() {
 		l.finalAct = *kernels.NewAct(tokens, c.Dim, c.Dim)
 	}
-	for i, in := range []*input{&l.in, &l.attOut, &l.ff} {
-		if kinds[i].ternary {
-			in.act = *kernels.NewAct(tokens, kinds[i].cols, kinds[i].group)
-		}
-		if kinds[i].dense {
-			in.dense = make([]float32, tokens*kinds[i].cols)
-		}
-	}
+	l.in, l.attOut, l.ff = newInput(kinds[0], tokens), newInput(kinds[1], tokens), newInput(kinds[2], tokens)
 	return l
+}
+
+func newInput(k inputKind, tokens int) (in input) {
+	if k.ternary {
+		in.act = *kernels.NewAct(tokens, k.cols, k.group)
+	}
+	if k.dense {
+		in.dense = make([]float32, tokens*k.cols)
+	}
+	return in
 }
 
 // MaxTokens is the number of tokens a step of w may have.

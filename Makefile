@@ -15,7 +15,7 @@ export GOFLAGS := -mod=readonly -buildvcs=false
 export NANOCHAT_PYTHON := $(CURDIR)/.venv/bin/python
 
 # Packages with goroutines of their own, for the race detector.
-RACE := ./core/chat ./core/infer/... ./core/internal/... ./core/gguf ./core/model ./kernels/team ./kernels/tune ./kernels/numa
+RACE := ./capi ./core/chat ./core/infer/... ./core/internal/... ./core/gguf ./core/model ./kernels/team ./kernels/tune ./kernels/numa
 # What is checked under emulation: arithmetic that must give the same bits.
 ARM64 := ./kernels ./core/internal/rng ./core/ternary ./core/mhc ./core/sample
 ARM64_ENV := GOARCH=arm64 CGO_ENABLED=1 CC=aarch64-linux-gnu-gcc QEMU_LD_PREFIX=/usr/aarch64-linux-gnu
@@ -30,16 +30,12 @@ $(MODEL): | build/bin/nanochat
 	build/bin/nanochat init nano-5m $@ --seed 1
 
 .PHONY: build
-build: setup-build ## build/bin/nanochat and, where capi/ exists, build/lib and build/include
+build: setup-build ## build/bin/nanochat, build/lib/libnanochat.so* and build/include/
 	@mkdir -p build/bin
 	go build -trimpath -ldflags '-s -w -X main.commit=$(VERSION)' -o build/bin/nanochat ./cmd/nanochat
 	@echo 'built build/bin/nanochat ($(VERSION))'
-ifneq ($(wildcard capi),)
-	@mkdir -p build/lib build/include
-	go build -trimpath -buildmode=c-shared -o build/lib/libnanochat.so ./capi
-	@rm -f build/lib/libnanochat.h && cp include/*.h build/include/
-	@echo 'built build/lib/libnanochat.so and build/include'
-endif
+	@scripts/build-lib build
+	@echo 'built build/lib/libnanochat.so and build/include/nanochat.h'
 
 build/bin/nanochat:
 	@$(MAKE) build

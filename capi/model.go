@@ -1,0 +1,261 @@
+package capi
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/architehc/nanochat/core/chat"
+	"github.com/architehc/nanochat/core/config"
+	"github.com/architehc/nanochat/core/infer"
+	"github.com/architehc/nanochat/core/tokenizer"
+	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/team"
+)
+
+// handles holds what is open in this process.
+var handles table
+
+// maxText is NANOCHAT_MAX_TEXT.
+const maxText = 64 << 20
+
+// Flags of the header.
+const (
+	flagPin         = 1
+	flagKVInt8      = 2
+	flagNoHugePages = 4
+	modelFlags      = flagPin | flagKVInt8 | flagNoHugePages
+
+	flagBOS       = 1
+	flagPrompt    = 2
+	flagSpecial   = 4
+	tokenizeFlags = flagBOS | flagPrompt | flagSpecial
+
+	flagPlain       = 1
+	detokenizeFlags = flagPlain
+)
+
+// checkFlags refuses bits outside known.
+func checkFlags(flags, known uint32) error {
+	if extra := flags &^ known; extra != 0 {
+		return invalid(fmt.Sprintf("flags %#x are unknown", extra), "this library may be older than the header of the program")
+	}
+	return nil
+}
+
+// modelOptions is nanochat_model_options; kernel is empty where it is NULL.
+type modelOptions struct {
+	flags, threads, context, batch, speculate uint32
+	kernel                                    string
+}
+
+// environment reads a variable of the process as C sees it: Go's copy is from the
+// start of the process.
+type environment func(name string) string
+
+func (o *modelOptions) chat(getenv environment) (chat.Options, error) {
+	if err := checkFlags(o.flags, modelFlags); err != nil {
+		return chat.Options{}, err
+	}
+	for _, f := range []struct {
+		name        string
+		value, most uint32
+	}{{"threads", o.threads, team.MaxSize}, {"context", o.context, 1 << 24}, {"batch", o.batch, 1 << 12}, {"speculate", o.speculate, 1 << 10}} {
+		if f.value > f.most {
+			return chat.Options{}, invalid(fmt.Sprintf("%s is %d, at most %d is accepted", f.name, f.value, f.most), "0 is the default")
+		}
+	}
+	threads := int(o.threads)
+	if text := getenv("NANOCHAT_THREADS"); threads == 0 && text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > team.MaxSize {
+			return chat.Options{}, invalid(fmt.Sprintf("the environment variable NANOCHAT_THREADS is %q, not a number from 1 to %d", text, team.MaxSize), "unset it to use the cores this process may use")
+		}
+		threads = n
+	}
+	set, name, hint := kernels.Best(), o.kernel, "a NULL kernel is the best one"
+	if name == "" {
+		name, hint = getenv("NANOCHAT_KERNEL"), "unset the environment variable NANOCHAT_KERNEL to use the best"
+	}
+	if name != "" {
+		var err error
+		if set, err = kernels.ByName(name); err != nil {
+			return chat.Options{}, invalid(err.Error(), hint)
+		}
+	}
+	c := chat.Options{Set: set, HugePages: o.flags&flagNoHugePages == 0, Engine: infer.Options{
+		Threads: threads, Pin: o.flags&flagPin != 0, Context: int(o.context), MaxBatch: int(o.batch), Speculate: int(o.speculate),
+	}}
+	if o.flags&flagKVInt8 != 0 {
+		c.Engine.KVType = kernels.KVI8
+	}
+	return c, nil
+}
+
+// openModel opens a model and gives it a handle.
+func openModel(path string, o modelOptions, getenv environment) (uintptr, error) {
+	c, err := o.chat(getenv)
+	if err != nil {
+		return 0, err
+	}
+	if path == "" {
+		return 0, invalid("the path is empty", "name a .gguf file")
+	}
+	// Opening what is no file may wait for ever, and cannot be mapped.
+	switch st, err := os.Stat(path); {
+	case err != nil:
+		return 0, err
+	case st.IsDir():
+		return 0, invalid(path+" is a directory", "name the .gguf file in it")
+	case !st.Mode().IsRegular():
+		return 0, invalid(path+" is not a regular file", "models are mapped into memory; save it to a file first")
+	}
+	m, err := chat.Open(context.Background(), path, c)
+	if err != nil {
+		return 0, err
+	}
+	info, err := json.Marshal(infoOf(path, m))
+	if err != nil {
+		m.Close()
+		return 0, err
+	}
+	value := &openedModel{Model: m, info: info}
+	return handles.add(kindModel, value, func() { m.Close() }), nil
+}
+
+// openedModel is the value of a model's handle.
+type openedModel struct {
+	*chat.Model
+	info []byte
+}
+
+// useModel finds the model of a handle; the entry is to be released.
+func useModel(h uintptr) (*entry, *openedModel, error) {
+	e, err := handles.use(kindModel, h)
+	if err != nil {
+		return nil, nil, err
+	}
+	return e, e.value.(*openedModel), nil
+}
+
+func closeHandle(k kind, h uintptr) error {
+	if h == 0 {
+		return nil
+	}
+	e, err := handles.remove(k, h)
+	if err != nil {
+		return err
+	}
+	if s, ok := e.value.(*stream); ok {
+		s.cancel(errClosed)
+	}
+	e.release()
+	return nil
+}
+
+// infoReport is the JSON of nanochat_model_info.
+type infoReport struct {
+	Path       string           `json:"path"`
+	Kernel     string           `json:"kernel"`
+	Threads    int              `json:"threads"`
+	Context    int              `json:"context"`
+	Vocabulary vocabReport      `json:"vocabulary"`
+	Config     map[string]any   `json:"config"`
+	Params     map[string]int64 `json:"params"`
+}
+
+type vocabReport struct {
+	Size    int     `json:"size"`
+	Split   string  `json:"split"`
+	BOS     *int32  `json:"bos"`
+	AddsBOS bool    `json:"adds_bos"`
+	Stops   []int32 `json:"stops"`
+}
+
+func infoOf(path string, m *chat.Model) infoReport {
+	t, c := m.Tokenizer(), m.Config()
+	r := infoReport{
+		Path: strings.ToValidUTF8(path, "\ufffd"), Kernel: m.Kernel(), Threads: m.Threads(), Context: c.Context,
+		Vocabulary: vocabReport{Size: t.Vocab(), Split: t.Pre(), AddsBOS: t.AddsBOS(), Stops: append([]int32{}, t.Stops()...)},
+		Config:     map[string]any{},
+	}
+	if id, ok := t.Special(tokenizer.BOS); ok {
+		r.Vocabulary.BOS = &id
+	}
+	whole := config.Config{Model: c}
+	for _, s := range whole.Settings() {
+		if key, ok := strings.CutPrefix(s.Key, "model."); ok {
+			r.Config[key] = s.Value
+		}
+	}
+	p := c.Params()
+	r.Params = map[string]int64{"total": p.Total(), "ternary": p.Ternary, "embedding": p.Embedding, "head": p.Head, "norms": p.Norms, "mhc": p.MHC}
+	return r
+}
+
+// systemReport is the JSON of nanochat_system_info.
+type systemReport struct {
+	Version   string   `json:"version"`
+	ABI       uint32   `json:"abi_version"`
+	Commit    string   `json:"commit,omitempty"`
+	Go        string   `json:"go"`
+	CCompiler string   `json:"c_compiler,omitempty"`
+	System    string   `json:"system"`
+	Kernels   []string `json:"kernels"`
+	Threads   int      `json:"threads"`
+}
+
+// commit is set by the build: -X github.com/architehc/nanochat/capi.commit=...
+var commit string
+
+func systemInfo(version string, abi uint32) ([]byte, error) {
+	r := systemReport{
+		Version: version, ABI: abi, Commit: commit, Go: runtime.Version(), CCompiler: kernels.Compiler(),
+		System: runtime.GOOS + "/" + runtime.GOARCH, Threads: team.DefaultSize(),
+	}
+	for _, s := range kernels.All() {
+		r.Kernels = append(r.Kernels, s.Name)
+	}
+	return json.Marshal(r)
+}
+
+// tokenize is the ids of a text.
+func tokenize(h uintptr, text string, flags uint32) ([]int32, error) {
+	e, m, err := useModel(h)
+	if err != nil {
+		return nil, err
+	}
+	defer e.release()
+	if err := checkFlags(flags, tokenizeFlags); err != nil {
+		return nil, err
+	}
+	t := m.Tokenizer()
+	o := tokenizer.EncodeOptions{
+		AddBOS:       flags&flagBOS != 0 || flags&flagPrompt != 0 && t.AddsBOS(),
+		ParseSpecial: flags&flagSpecial != 0,
+	}
+	return t.Encode(nil, text, o), nil
+}
+
+// detokenize is the bytes of ids.
+func detokenize(h uintptr, ids []int32, flags uint32) ([]byte, error) {
+	e, m, err := useModel(h)
+	if err != nil {
+		return nil, err
+	}
+	defer e.release()
+	if err := checkFlags(flags, detokenizeFlags); err != nil {
+		return nil, err
+	}
+	t := m.Tokenizer()
+	for i, id := range ids {
+		if id < 0 || int(id) >= t.Vocab() {
+			return nil, invalid(fmt.Sprintf("ids[%d] is %d, tokens are 0 to %d", i, id, t.Vocab()-1), "")
+		}
+	}
+	return t.Decode(nil, ids, tokenizer.DecodeOptions{SkipSpecial: flags&flagPlain != 0}), nil
+}

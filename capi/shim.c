@@ -1,0 +1,425 @@
+// The functions of nanochat.h. Each turns a forked child away, keeps errno, completes
+// structures of other versions of the header, and calls its export of this package.
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+
+#include "_cgo_export.h"
+
+// ---------------------------------------------------------------------- fork
+
+// The threads of the Go runtime do not exist in a forked child, and its locks may
+// be held for ever: nothing of Go is entered there.
+static volatile sig_atomic_t forked;
+
+static void in_child(void) { forked = 1; }
+
+__attribute__((constructor)) static void watch_fork(void) { pthread_atfork(NULL, NULL, in_child); }
+
+// The error object of every call in a forked child. No handle of the table has this
+// number: theirs begin at 17.
+#define FORKED_ERROR ((nanochat_error *)1)
+
+static const char forked_message[] = "this process is a fork of the one that loaded libnanochat; "
+                                     "the library works in the parent only";
+static const char forked_hint[] = "start processes by exec or posix_spawn (Python: the start "
+                                  "method spawn), or load the library after fork()";
+
+// --------------------------------------------------------------------- calls
+
+// A call in progress.
+struct call {
+	int saved;            // errno of the caller
+	nanochat_error **err; // where the caller wants the error object, or NULL
+	uintptr_t error;      // its handle
+	uintptr_t *out;       // &error, or NULL
+};
+
+// enter begins a call. It is false in a forked child.
+static int enter(struct call *c, nanochat_error **err)
+{
+	if (forked) {
+		if (err)
+			*err = FORKED_ERROR;
+		return 0;
+	}
+	c->saved = errno;
+	c->err = err;
+	c->error = 0;
+	c->out = err ? &c->error : NULL;
+	return 1;
+}
+
+// leave ends it.
+static nanochat_status leave(const struct call *c, nanochat_status status)
+{
+	if (c->err)
+		*c->err = (nanochat_error *)c->error;
+	errno = c->saved;
+	return status;
+}
+
+static nanochat_status invalid(const struct call *c, const char *message, const char *hint)
+{
+	return leave(c, ncgoInvalid((char *)message, (char *)hint, c->out));
+}
+
+// ---------------------------------------------------------------- structures
+
+// A structure that says it is longer than this was not made by an _init function.
+#define MAX_STRUCT 65536
+
+// size_of is what a structure says, or 0 if that cannot be true.
+static size_t size_of(const void *p, size_t first)
+{
+	uint32_t size;
+
+	memcpy(&size, p, sizeof size);
+	return size < first || size > MAX_STRUCT ? 0 : size;
+}
+
+// complete copies a structure of any version over the defaults of this one. It is
+// false if there is something in it that this library does not know.
+static int complete(void *to, size_t known, const void *from, size_t size)
+{
+	uint32_t mine = (uint32_t)known;
+
+	for (size_t i = known; i < size; i++)
+		if (((const unsigned char *)from)[i])
+			return 0;
+	memcpy(to, from, size < known ? size : known);
+	memcpy(to, &mine, sizeof mine);
+	return 1;
+}
+
+// fill writes a result to a structure of any version, which keeps its size.
+static void fill(void *to, size_t size, const void *from, size_t known)
+{
+	memcpy((char *)to + sizeof(uint32_t), (const char *)from + sizeof(uint32_t),
+	       (size < known ? size : known) - sizeof(uint32_t));
+}
+
+// init writes defaults to a structure of any version.
+static void init(void *to, size_t size, const void *defaults, size_t known)
+{
+	uint32_t own = (uint32_t)size;
+
+	if (!to || size < sizeof own || size > MAX_STRUCT)
+		return;
+	memset(to, 0, size);
+	memcpy(to, defaults, size < known ? size : known);
+	memcpy(to, &own, sizeof own);
+}
+
+// The sizes that structures had in the first version of the header.
+#define MODEL_OPTIONS_FIRST 32
+#define GENERATE_OPTIONS_FIRST 128
+#define PIECE_FIRST 24
+#define STATS_FIRST 72
+
+static const nanochat_model_options model_defaults = {.struct_size = sizeof model_defaults};
+static const nanochat_generate_options generate_defaults = {
+	.struct_size = sizeof generate_defaults,
+	.max_tokens = 200,
+	.top_p = 1,
+	.repeat_penalty = 1,
+};
+static const nanochat_piece piece_defaults = {.struct_size = sizeof piece_defaults, .token = -1};
+static const nanochat_stats stats_defaults = {.struct_size = sizeof stats_defaults};
+
+void nanochat_model_options_init(nanochat_model_options *options, size_t size)
+{
+	init(options, size, &model_defaults, sizeof model_defaults);
+}
+
+void nanochat_generate_options_init(nanochat_generate_options *options, size_t size)
+{
+	init(options, size, &generate_defaults, sizeof generate_defaults);
+}
+
+void nanochat_piece_init(nanochat_piece *piece, size_t size)
+{
+	init(piece, size, &piece_defaults, sizeof piece_defaults);
+}
+
+void nanochat_stats_init(nanochat_stats *stats, size_t size)
+{
+	init(stats, size, &stats_defaults, sizeof stats_defaults);
+}
+
+static const char unknown_field[] =
+	"the options are of a newer header and use what this library does not know";
+static const char unknown_hint[] =
+	"install the library that the header came with, or leave the new fields 0";
+
+// -------------------------------------------------------- versions and errors
+
+uint32_t nanochat_abi_version(void) { return NANOCHAT_ABI_VERSION; }
+
+const char *nanochat_version(void) { return NANOCHAT_VERSION_STRING; }
+
+const char *nanochat_status_name(nanochat_status status)
+{
+	switch (status) {
+	case NANOCHAT_OK:
+		return "OK";
+	case NANOCHAT_E_INVALID:
+		return "E_INVALID";
+	case NANOCHAT_E_NOT_FOUND:
+		return "E_NOT_FOUND";
+	case NANOCHAT_E_FORMAT:
+		return "E_FORMAT";
+	case NANOCHAT_E_IO:
+		return "E_IO";
+	case NANOCHAT_E_NOMEM:
+		return "E_NOMEM";
+	case NANOCHAT_E_CANCELLED:
+		return "E_CANCELLED";
+	case NANOCHAT_E_TIMEOUT:
+		return "E_TIMEOUT";
+	case NANOCHAT_E_BUSY:
+		return "E_BUSY";
+	case NANOCHAT_E_CLOSED:
+		return "E_CLOSED";
+	case NANOCHAT_E_BUFFER_TOO_SMALL:
+		return "E_BUFFER_TOO_SMALL";
+	case NANOCHAT_E_CONTEXT_FULL:
+		return "E_CONTEXT_FULL";
+	case NANOCHAT_E_FORKED:
+		return "E_FORKED";
+	case NANOCHAT_E_INTERNAL:
+		return "E_INTERNAL";
+	}
+	return "E_UNKNOWN";
+}
+
+const char *nanochat_finish_name(int32_t finish)
+{
+	static const char *const names[] = {"", "stop", "length", "cancelled", "error"};
+
+	return finish < 0 || finish > NANOCHAT_FINISH_ERROR ? "" : names[finish];
+}
+
+nanochat_status nanochat_error_status(const nanochat_error *err)
+{
+	struct call c;
+
+	if (!err)
+		return NANOCHAT_OK;
+	if (!enter(&c, NULL))
+		return NANOCHAT_E_FORKED;
+	return leave(&c, ncgoErrorStatus((uintptr_t)err));
+}
+
+const char *nanochat_error_message(const nanochat_error *err)
+{
+	struct call c;
+	const char *text;
+
+	if (!err)
+		return "";
+	if (!enter(&c, NULL))
+		return forked_message;
+	text = ncgoErrorMessage((uintptr_t)err);
+	leave(&c, NANOCHAT_OK);
+	return text ? text : "";
+}
+
+const char *nanochat_error_hint(const nanochat_error *err)
+{
+	struct call c;
+	const char *text;
+
+	if (!err)
+		return "";
+	if (!enter(&c, NULL))
+		return forked_hint;
+	text = ncgoErrorHint((uintptr_t)err);
+	leave(&c, NANOCHAT_OK);
+	return text ? text : "";
+}
+
+void nanochat_error_free(nanochat_error *err)
+{
+	struct call c;
+
+	if (!err || !enter(&c, NULL))
+		return;
+	ncgoErrorFree((uintptr_t)err);
+	leave(&c, NANOCHAT_OK);
+}
+
+nanochat_status nanochat_system_info(char *buffer, size_t capacity, size_t *length,
+                                     nanochat_error **err)
+{
+	struct call c;
+
+	if (!enter(&c, err))
+		return NANOCHAT_E_FORKED;
+	return leave(&c, ncgoSystemInfo(buffer, capacity, length, c.out));
+}
+
+// -------------------------------------------------------------------- models
+
+nanochat_status nanochat_model_open(const char *path, const nanochat_model_options *options,
+                                    nanochat_model **model, nanochat_error **err)
+{
+	struct call c;
+	nanochat_model_options o = model_defaults;
+
+	if (!enter(&c, err))
+		return NANOCHAT_E_FORKED;
+	if (model)
+		*model = NULL;
+	if (options) {
+		size_t size = size_of(options, MODEL_OPTIONS_FIRST);
+
+		if (!size)
+			return invalid(&c, "struct_size of the model options is wrong",
+			               "call nanochat_model_options_init first");
+		if (!complete(&o, sizeof o, options, size))
+			return invalid(&c, unknown_field, unknown_hint);
+	}
+	return leave(&c, ncgoModelOpen((char *)path, &o, (uintptr_t *)model, c.out));
+}
+
+nanochat_status nanochat_model_info(nanochat_model *model, char *buffer, size_t capacity,
+                                    size_t *length, nanochat_error **err)
+{
+	struct call c;
+
+	if (!enter(&c, err))
+		return NANOCHAT_E_FORKED;
+	if (length)
+		*length = 0;
+	return leave(&c, ncgoModelInfo((uintptr_t)model, buffer, capacity, length, c.out));
+}
+
+nanochat_status nanochat_model_close(nanochat_model *model)
+{
+	struct call c;
+
+	if (!enter(&c, NULL))
+		return NANOCHAT_E_FORKED;
+	return leave(&c, ncgoModelClose((uintptr_t)model));
+}
+
+// -------------------------------------------------------------------- tokens
+
+nanochat_status nanochat_tokenize(nanochat_model *model, const char *text, size_t length,
+                                  uint32_t flags, int32_t *ids, size_t capacity, size_t *count,
+                                  nanochat_error **err)
+{
+	struct call c;
+
+	if (!enter(&c, err))
+		return NANOCHAT_E_FORKED;
+	return leave(&c, ncgoTokenize((uintptr_t)model, (char *)text, length, flags, ids, capacity,
+	                              count, c.out));
+}
+
+nanochat_status nanochat_detokenize(nanochat_model *model, const int32_t *ids, size_t count,
+                                    uint32_t flags, char *buffer, size_t capacity, size_t *length,
+                                    nanochat_error **err)
+{
+	struct call c;
+
+	if (!enter(&c, err))
+		return NANOCHAT_E_FORKED;
+	return leave(&c, ncgoDetokenize((uintptr_t)model, (int32_t *)ids, count, flags, buffer,
+	                                capacity, length, c.out));
+}
+
+// ---------------------------------------------------------------- generation
+
+nanochat_status nanochat_stream_open(nanochat_model *model, const char *prompt, size_t length,
+                                     const nanochat_generate_options *options,
+                                     nanochat_stream **stream, nanochat_error **err)
+{
+	struct call c;
+	nanochat_generate_options o = generate_defaults;
+
+	if (!enter(&c, err))
+		return NANOCHAT_E_FORKED;
+	if (stream)
+		*stream = NULL;
+	if (options) {
+		size_t size = size_of(options, GENERATE_OPTIONS_FIRST);
+
+		if (!size)
+			return invalid(&c, "struct_size of the generate options is wrong",
+			               "call nanochat_generate_options_init first");
+		if (!complete(&o, sizeof o, options, size))
+			return invalid(&c, unknown_field, unknown_hint);
+	}
+	return leave(&c, ncgoStreamOpen((uintptr_t)model, (char *)prompt, length, &o,
+	                                (uintptr_t *)stream, c.out));
+}
+
+nanochat_status nanochat_stream_next(nanochat_stream *stream, uint32_t timeout_ms, char *buffer,
+                                     size_t capacity, nanochat_piece *piece, nanochat_error **err)
+{
+	struct call c;
+	nanochat_piece p = piece_defaults;
+	nanochat_status status;
+	size_t size;
+
+	if (!enter(&c, err))
+		return NANOCHAT_E_FORKED;
+	if (!piece)
+		return invalid(&c, "piece is NULL", "");
+	if (!(size = size_of(piece, PIECE_FIRST)))
+		return invalid(&c, "struct_size of the piece is wrong", "call nanochat_piece_init first");
+	status = ncgoStreamNext((uintptr_t)stream, timeout_ms, buffer, capacity, &p, c.out);
+	fill(piece, size, &p, sizeof p);
+	return leave(&c, status);
+}
+
+nanochat_status nanochat_stream_top(nanochat_stream *stream, int32_t *ids, float *logprobs,
+                                    size_t capacity, size_t *count, nanochat_error **err)
+{
+	struct call c;
+
+	if (!enter(&c, err))
+		return NANOCHAT_E_FORKED;
+	return leave(&c, ncgoStreamTop((uintptr_t)stream, ids, logprobs, capacity, count, c.out));
+}
+
+nanochat_status nanochat_stream_stats(nanochat_stream *stream, nanochat_stats *stats,
+                                      nanochat_error **err)
+{
+	struct call c;
+	nanochat_stats s = stats_defaults;
+	nanochat_status status;
+	size_t size;
+
+	if (!enter(&c, err))
+		return NANOCHAT_E_FORKED;
+	if (!stats)
+		return invalid(&c, "stats is NULL", "");
+	if (!(size = size_of(stats, STATS_FIRST)))
+		return invalid(&c, "struct_size of the stats is wrong", "call nanochat_stats_init first");
+	status = ncgoStreamStats((uintptr_t)stream, &s, c.out);
+	fill(stats, size, &s, sizeof s);
+	return leave(&c, status);
+}
+
+nanochat_status nanochat_stream_cancel(nanochat_stream *stream)
+{
+	struct call c;
+
+	if (!enter(&c, NULL))
+		return NANOCHAT_E_FORKED;
+	return leave(&c, ncgoStreamCancel((uintptr_t)stream));
+}
+
+nanochat_status nanochat_stream_close(nanochat_stream *stream)
+{
+	struct call c;
+
+	if (!enter(&c, NULL))
+		return NANOCHAT_E_FORKED;
+	return leave(&c, ncgoStreamClose((uintptr_t)stream));
+}

@@ -1,0 +1,341 @@
+/*
+ * nanochat.h: the C interface of nanochat, an engine for ternary language models.
+ *
+ *     nanochat_model *model;
+ *     nanochat_stream *stream;
+ *     nanochat_error *err;
+ *     nanochat_piece piece;
+ *     char text[256];
+ *
+ *     if (nanochat_model_open("model.gguf", NULL, &model, &err))
+ *         fail(err);
+ *     if (nanochat_stream_open(model, "fn main() {", 11, NULL, &stream, &err))
+ *         fail(err);
+ *     nanochat_piece_init(&piece, sizeof piece);
+ *     do {
+ *         if (nanochat_stream_next(stream, NANOCHAT_FOREVER, text, sizeof text, &piece, &err))
+ *             fail(err);
+ *         fwrite(text, 1, piece.length, stdout);
+ *     } while (!piece.finish);
+ *     nanochat_stream_close(stream);
+ *     nanochat_model_close(model);
+ *
+ * THE CONTRACT
+ *
+ * Handles. The value of a handle is a number that is given out once and never
+ *     again; it is looked up, not dereferenced. NULL, what never was a handle and a
+ *     handle of another kind give NANOCHAT_E_INVALID, a closed one NANOCHAT_E_CLOSED;
+ *     none of them is undefined behaviour. The pointer types are for the compiler.
+ * Errors. Every function that can fail returns a status and takes `err`, which may be
+ *     NULL. Otherwise *err is written by every call: with NULL on success, and with an
+ *     error object that the caller frees by nanochat_error_free on failure. There is no
+ *     "last error". On failure, handles to be returned are NULL and counts are 0, except
+ *     with NANOCHAT_E_BUFFER_TOO_SMALL, where the count is what is needed.
+ * Memory. What is passed in belongs to the caller and is copied before the call
+ *     returns. Results go to buffers of the caller; besides handles and error objects
+ *     there is nothing to free. Buffers must be as long as said: like any C library,
+ *     this one believes pointers to memory.
+ * Threads. Every function may be called from any thread at any time. A model serves
+ *     any number of threads. A stream has one reader at a time: while a call of
+ *     nanochat_stream_next, _top or _stats is in progress, another one gives
+ *     NANOCHAT_E_BUSY. nanochat_stream_cancel and every close work beside it.
+ * Lifetime. A close ends the handle at once. What it stood for goes when nothing uses
+ *     it any more: a closed model stays in memory until its streams are closed and the
+ *     calls in progress have returned. The library itself stays loaded: dlclose() has
+ *     no effect.
+ * Results. The same model, prompt, options and seed give the same tokens on any number
+ *     of threads, with any kernel, and beside any other streams.
+ * Fork. In a child of fork() every function returns NANOCHAT_E_FORKED at once, those
+ *     that cannot fail excepted; nothing hangs and nothing is freed. The child may
+ *     exec(), exit(), or use the library in a process started otherwise (posix_spawn, a
+ *     server process forked before the library was loaded). The parent is not affected.
+ * Signals. The library installs no handlers of its own. The Go runtime in it
+ *     handles SIGSEGV, SIGBUS, SIGFPE and SIGPIPE only where they arise in its own
+ *     code and passes others to the handler that the host had when it loaded the library;
+ *     it uses SIGURG between its own threads and restarts interrupted calls. Handlers of
+ *     the host for other signals stay and run; they must be installed with SA_ONSTACK if
+ *     they are installed later. No function here may be called from a signal handler.
+ * Host. Nothing is printed, no locale, directory or environment variable is changed, and
+ *     errno is as it was before the call. NANOCHAT_KERNEL and NANOCHAT_THREADS are read at
+ *     nanochat_model_open where its options leave them open.
+ * Text. UTF-8 with an explicit length in bytes; NUL is a character like any other.
+ *     Bytes that are not UTF-8 are taken as they are. Text that comes out of a stream
+ *     is whole characters. Paths are bytes that end with NUL, as for open().
+ * Versions. Symbols and fields are only added: a program keeps working with every later
+ *     library of the same NANOCHAT_ABI_VERSION. Structures begin with their size, which
+ *     the _init function sets. A structure of an older header is completed with defaults;
+ *     in one of a newer header, what this library does not know must be zero.
+ * Limits. Texts have at most NANOCHAT_MAX_TEXT bytes. A prompt is never cut.
+ */
+#ifndef NANOCHAT_H
+#define NANOCHAT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define NANOCHAT_API __attribute__((visibility("default")))
+#else
+#define NANOCHAT_API
+#endif
+
+/* ------------------------------------------------------------------ versions */
+
+#define NANOCHAT_ABI_VERSION 1u
+#define NANOCHAT_VERSION_STRING "0.1.0"
+
+/* nanochat_abi_version is the NANOCHAT_ABI_VERSION of the library. Works in a forked child. */
+NANOCHAT_API uint32_t nanochat_abi_version(void);
+
+/* nanochat_version is the NANOCHAT_VERSION_STRING of the library. Works in a forked child. */
+NANOCHAT_API const char *nanochat_version(void);
+
+/* -------------------------------------------------------------------- errors */
+
+typedef struct nanochat_model nanochat_model;
+typedef struct nanochat_stream nanochat_stream;
+typedef struct nanochat_error nanochat_error;
+
+typedef int32_t nanochat_status;
+
+#define NANOCHAT_OK 0
+#define NANOCHAT_E_INVALID 1           /* an argument or option is wrong */
+#define NANOCHAT_E_NOT_FOUND 2         /* there is no such file */
+#define NANOCHAT_E_FORMAT 3            /* the file is damaged, or no model that runs here */
+#define NANOCHAT_E_IO 5                /* the file cannot be read */
+#define NANOCHAT_E_NOMEM 6             /* the system has no memory for it */
+#define NANOCHAT_E_CANCELLED 7         /* nanochat_stream_cancel was called */
+#define NANOCHAT_E_TIMEOUT 8           /* nothing yet: call again (makes no error object) */
+#define NANOCHAT_E_BUSY 9              /* the stream is in use, or too many streams wait */
+#define NANOCHAT_E_CLOSED 10           /* the handle was closed */
+#define NANOCHAT_E_BUFFER_TOO_SMALL 11 /* nothing was lost: call again with more room */
+#define NANOCHAT_E_CONTEXT_FULL 12     /* the prompt does not fit */
+#define NANOCHAT_E_FORKED 13           /* this process is a fork of the one that loaded it */
+#define NANOCHAT_E_INTERNAL 99         /* a defect of the library, which was contained */
+
+/* nanochat_status_name is the name of a status, such as "E_INVALID"; "E_UNKNOWN" for other
+ * numbers. Works in a forked child. */
+NANOCHAT_API const char *nanochat_status_name(nanochat_status status);
+
+/* nanochat_error_status is the status that came with err; NANOCHAT_OK for NULL. */
+NANOCHAT_API nanochat_status nanochat_error_status(const nanochat_error *err);
+
+/* nanochat_error_message says in one line of UTF-8 what is wrong and where; "" for NULL. It
+ * stands until err is freed. */
+NANOCHAT_API const char *nanochat_error_message(const nanochat_error *err);
+
+/* nanochat_error_hint says what to do about it; "" where there is nothing to say. */
+NANOCHAT_API const char *nanochat_error_hint(const nanochat_error *err);
+
+/* nanochat_error_free frees err. NULL and what was freed already do nothing. */
+NANOCHAT_API void nanochat_error_free(nanochat_error *err);
+
+/* -------------------------------------------------------------------- system */
+
+#define NANOCHAT_MAX_TEXT ((size_t)64 << 20)
+
+/* nanochat_system_info writes a JSON object about the library and this machine: version,
+ * abi_version, commit, go, c_compiler, system, kernels (best first), threads (used by
+ * default). More keys may come.
+ *
+ * Texts are returned in this way: *length is set to the number of bytes. If it is at
+ * most capacity they stand in buffer, without NUL; otherwise buffer is not touched, and the
+ * call fails with NANOCHAT_E_BUFFER_TOO_SMALL. With a NULL buffer and capacity 0 the
+ * call only counts, and succeeds. */
+NANOCHAT_API nanochat_status nanochat_system_info(char *buffer, size_t capacity, size_t *length,
+                                                  nanochat_error **err);
+
+/* -------------------------------------------------------------------- models */
+
+/* flags of nanochat_model_options */
+#define NANOCHAT_MODEL_PIN 1u           /* bind the threads of the engine to processors */
+#define NANOCHAT_MODEL_KV_INT8 2u       /* keep keys and values in 8 bits, not 16 */
+#define NANOCHAT_MODEL_NO_HUGE_PAGES 4u /* use weights where the file is mapped, not a copy */
+
+/* How a model is run. None of it but NANOCHAT_MODEL_KV_INT8 changes a token. */
+typedef struct nanochat_model_options {
+	uint32_t struct_size;
+	uint32_t flags;     /* NANOCHAT_MODEL_* */
+	uint32_t threads;   /* 0: NANOCHAT_THREADS, else the cores this process may use */
+	uint32_t context;   /* positions of a stream, prompt and answer; 0: those of the model */
+	uint32_t batch;     /* streams computed at the same time, more wait; 0: 8 */
+	uint32_t speculate; /* tokens to guess ahead from the text so far; 0: none */
+	const char *kernel; /* a name in nanochat_system_info; NULL: NANOCHAT_KERNEL, else the best */
+} nanochat_model_options;
+
+/* nanochat_model_options_init writes the defaults. size is sizeof *options. */
+NANOCHAT_API void nanochat_model_options_init(nanochat_model_options *options, size_t size);
+
+/* nanochat_model_open opens a model file (GGUF) and starts its engine. options may be NULL.
+ * The file must not be changed while the model is open: write a new one and rename it.
+ *
+ * Errors: E_NOT_FOUND, E_IO, E_FORMAT (with place in the file), E_INVALID, E_NOMEM. */
+NANOCHAT_API nanochat_status nanochat_model_open(const char *path,
+                                                 const nanochat_model_options *options,
+                                                 nanochat_model **model, nanochat_error **err);
+
+/* nanochat_model_info writes a JSON object about the model: path, kernel, threads, context,
+ * vocabulary (size, split, bos, adds_bos, stops), config (by the keys of configuration files)
+ * and params (number of weights by class). More keys may come. The text is returned as
+ * nanochat_system_info says, and is always the same for one model. */
+NANOCHAT_API nanochat_status nanochat_model_info(nanochat_model *model, char *buffer,
+                                                 size_t capacity, size_t *length,
+                                                 nanochat_error **err);
+
+/* nanochat_model_close ends the handle. Streams of the model go on. NULL does nothing. It
+ * fails with E_CLOSED or E_INVALID where there is nothing to close. */
+NANOCHAT_API nanochat_status nanochat_model_close(nanochat_model *model);
+
+/* -------------------------------------------------------------------- tokens */
+
+#define NANOCHAT_TOKENIZE_BOS 1u     /* begin with BOS, if the vocabulary has one */
+#define NANOCHAT_TOKENIZE_PROMPT 2u  /* begin with BOS, if the vocabulary asks for it */
+#define NANOCHAT_TOKENIZE_SPECIAL 4u /* the texts of control tokens become those tokens */
+#define NANOCHAT_DETOKENIZE_PLAIN 1u /* leave control tokens out */
+
+/* nanochat_tokenize writes the token ids of a text. *count is set to their number. If it
+ * is more than capacity, ids is not touched, and the call fails with
+ * E_BUFFER_TOO_SMALL. With NULL ids and capacity 0 the call only counts, and succeeds.
+ * nanochat_stream_open reads its prompt with NANOCHAT_TOKENIZE_PROMPT. */
+NANOCHAT_API nanochat_status nanochat_tokenize(nanochat_model *model, const char *text,
+                                               size_t length, uint32_t flags, int32_t *ids,
+                                               size_t capacity, size_t *count,
+                                               nanochat_error **err);
+
+/* nanochat_detokenize writes the bytes that token ids stand for, in the way of
+ * nanochat_system_info. Those of a text give back that text, byte for byte; a part of
+ * them may begin or end within a character. An id that is no token of the model is
+ * E_INVALID. */
+NANOCHAT_API nanochat_status nanochat_detokenize(nanochat_model *model, const int32_t *ids,
+                                                 size_t count, uint32_t flags, char *buffer,
+                                                 size_t capacity, size_t *length,
+                                                 nanochat_error **err);
+
+/* ---------------------------------------------------------------- generation */
+
+/* flags of nanochat_generate_options */
+#define NANOCHAT_GENERATE_IGNORE_END 1u /* go on after the tokens that end a text */
+#define NANOCHAT_GENERATE_SPECIAL 2u    /* read the prompt with NANOCHAT_TOKENIZE_SPECIAL */
+#define NANOCHAT_GENERATE_LOGPROBS 4u   /* give log probabilities */
+
+/* What to generate. The defaults are those of the command `nanochat generate`: 200 tokens, each
+ * the most likely one. Probabilities are those after the options above have had their effect. */
+typedef struct nanochat_generate_options {
+	uint32_t struct_size;
+	uint32_t flags;           /* NANOCHAT_GENERATE_* */
+	uint32_t max_tokens;      /* default 200; 0: as many as the context holds */
+	uint32_t top_k;           /* choose among this many most likely tokens; 0: all */
+	double temperature;       /* divides the logits; 0: the most likely token */
+	double top_p;             /* choose among the likeliest that reach this share; 1: all */
+	double min_p;             /* ... at least this times as likely as the likeliest; 0: all */
+	double repeat_penalty;    /* divides the logits of tokens seen before; 1: off */
+	double presence_penalty;  /* subtracted from the logits of tokens generated before */
+	double frequency_penalty; /* ... as often as a token was generated */
+	uint64_t seed;            /* the same seed gives the same text */
+	uint32_t penalty_window;  /* last tokens that penalties see; 0: all */
+	uint32_t top_logprobs;    /* most likely tokens to report, see nanochat_stream_top */
+
+	const char *const *stops;   /* texts that end the answer without being part of it */
+	const size_t *stop_lengths; /* their lengths in bytes; NULL: they end with NUL */
+	size_t stop_count;          /* at most 16, of 1 to 1024 bytes */
+
+	const int32_t *bias_ids;  /* tokens whose logits are changed */
+	const float *bias_values; /* what is added to them; -INFINITY bans a token */
+	size_t bias_count;
+} nanochat_generate_options;
+
+/* nanochat_generate_options_init writes the defaults. size is sizeof *options. */
+NANOCHAT_API void nanochat_generate_options_init(nanochat_generate_options *options, size_t size);
+
+/* Why an answer ended; 0 while it has not. */
+#define NANOCHAT_FINISH_STOP 1      /* a token that ends a text, or one of the stops */
+#define NANOCHAT_FINISH_LENGTH 2    /* max_tokens are generated, or the context is full */
+#define NANOCHAT_FINISH_CANCELLED 3 /* it was cancelled */
+#define NANOCHAT_FINISH_ERROR 4     /* it failed */
+
+/* nanochat_finish_name is "stop", "length", "cancelled", "error", or "" for other numbers. Works
+ * in a forked child. */
+NANOCHAT_API const char *nanochat_finish_name(int32_t finish);
+
+/* One step of an answer. */
+typedef struct nanochat_piece {
+	uint32_t struct_size;
+	int32_t token;   /* its id, or -1: the end, or text that was held back until the end */
+	int32_t finish;  /* NANOCHAT_FINISH_*: the answer is over; 0: there is more */
+	float logprob;   /* natural logarithm of the token's probability under the model */
+	uint64_t length; /* bytes of text */
+} nanochat_piece;
+
+/* nanochat_piece_init makes a structure ready for results. size is sizeof *piece. */
+NANOCHAT_API void nanochat_piece_init(nanochat_piece *piece, size_t size);
+
+/* How an answer went so far; complete once it has ended. */
+typedef struct nanochat_stats {
+	uint32_t struct_size;
+	int32_t finish;            /* NANOCHAT_FINISH_* */
+	uint64_t prompt_tokens;    /* tokens of the prompt */
+	uint64_t cached_tokens;    /* of these, tokens that were not computed again */
+	uint64_t generated_tokens; /* tokens generated; the reader may be behind */
+	uint64_t drafted_tokens;   /* tokens guessed ahead */
+	uint64_t accepted_tokens;  /* of these, right ones */
+	uint64_t queued_ns;        /* time until the first step */
+	uint64_t prefill_ns;       /* from there to the first token */
+	uint64_t decode_ns;        /* from there to the end */
+} nanochat_stats;
+
+/* nanochat_stats_init makes a structure ready for results. size is sizeof *stats. */
+NANOCHAT_API void nanochat_stats_init(nanochat_stats *stats, size_t size);
+
+/* nanochat_stream_open queues the continuation of a prompt and returns at once.
+ * Generation runs ahead of the reader by up to 64 tokens. options may be NULL.
+ *
+ * Errors: E_CONTEXT_FULL (with both counts), E_INVALID, E_BUSY (too many streams wait). */
+NANOCHAT_API nanochat_status nanochat_stream_open(nanochat_model *model, const char *prompt,
+                                                  size_t length,
+                                                  const nanochat_generate_options *options,
+                                                  nanochat_stream **stream, nanochat_error **err);
+
+#define NANOCHAT_FOREVER UINT32_MAX
+
+/* nanochat_stream_next waits up to timeout_ms for the next token. It writes the text that
+ * the token completed, whole characters and no NUL, to buffer, and the rest to *piece, which
+ * nanochat_piece_init has made ready. The text is empty while a character, or what may
+ * become a stop text, is not complete. piece->finish is set with the last piece; after
+ * that every call gives it again, without text.
+ *
+ * Errors: E_TIMEOUT (nothing came; call again), E_BUFFER_TOO_SMALL (piece->length is what
+ * this piece needs; call again), E_CANCELLED, E_CLOSED (by another thread, meanwhile), E_BUSY,
+ * E_INVALID, E_FORMAT (the weights give no numbers). */
+NANOCHAT_API nanochat_status nanochat_stream_next(nanochat_stream *stream, uint32_t timeout_ms,
+                                                  char *buffer, size_t capacity,
+                                                  nanochat_piece *piece, nanochat_error **err);
+
+/* nanochat_stream_top writes the top_logprobs most likely tokens at the place of the token that
+ * nanochat_stream_next gave last, most likely first, with the logarithms of their
+ * probabilities. *count is set to their number, as in nanochat_tokenize; logprobs may be NULL. */
+NANOCHAT_API nanochat_status nanochat_stream_top(nanochat_stream *stream, int32_t *ids,
+                                                 float *logprobs, size_t capacity, size_t *count,
+                                                 nanochat_error **err);
+
+/* nanochat_stream_stats writes *stats, which nanochat_stats_init has made ready. */
+NANOCHAT_API nanochat_status nanochat_stream_stats(nanochat_stream *stream, nanochat_stats *stats,
+                                                   nanochat_error **err);
+
+/* nanochat_stream_cancel ends generation and returns at once. The reader, also one that
+ * waits, gets E_CANCELLED; an answer whose end was read stays as it is. */
+NANOCHAT_API nanochat_status nanochat_stream_cancel(nanochat_stream *stream);
+
+/* nanochat_stream_close ends the handle, and generation. It waits for the step that is being
+ * computed. NULL does nothing. It fails with E_CLOSED or E_INVALID where there is nothing
+ * to close. */
+NANOCHAT_API nanochat_status nanochat_stream_close(nanochat_stream *stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

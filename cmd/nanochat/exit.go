@@ -8,19 +8,22 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/architehc/nanochat/core/checkpoint"
 	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/core/data"
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/tokenizer"
+	"github.com/architehc/nanochat/core/train"
 )
 
-// Exit codes. 5 (network) and 6 (training diverged) belong to commands to come.
+// Exit codes. 5 (network) belongs to commands to come.
 const (
 	exitOK          = 0
 	exitFailure     = 1
 	exitUsage       = 2
 	exitNoModel     = 3
 	exitFormat      = 4
+	exitDiverged    = 6
 	exitInterrupted = 130
 )
 
@@ -122,14 +125,20 @@ func classify(err error) (code int, hint string) {
 		format *gguf.FormatError
 		vocab  *tokenizer.Error
 		input  *data.Error
+		saved  *checkpoint.Error
 		with   *hinted
 	)
 	if errors.As(err, &with) {
 		hint = with.hint
 	}
+	if fault, ok := errors.AsType[*train.Error](err); ok && hint == "" {
+		hint = fault.Hint
+	}
 	switch {
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted, ""
+	case errors.Is(err, train.ErrDiverged):
+		return exitDiverged, hint
 	case errors.As(err, &usage):
 		return exitUsage, usage.hint
 	case errors.As(err, &conf):
@@ -144,6 +153,11 @@ func classify(err error) (code int, hint string) {
 	case errors.As(err, &vocab):
 		if hint = vocab.Hint; hint == "" {
 			hint = "the vocabulary is not one that nanochat reads; convert the model again with its tokenizer"
+		}
+		return exitFormat, hint
+	case errors.As(err, &saved) && !errors.Is(err, syscall.ENOSPC):
+		if hint == "" {
+			hint = "resume from another checkpoint with --resume PATH, or start anew with --resume none --out DIR"
 		}
 		return exitFormat, hint
 	case errors.As(err, &input) && !errors.Is(err, syscall.ENOSPC):

@@ -1,5 +1,5 @@
-// Command nanochat runs ternary language models: it makes, inspects, converts
-// and measures model files and generates text from them.
+// Command nanochat trains and runs ternary language models: it makes, inspects,
+// converts and measures model files and generates text from them.
 //
 // It translates between the command line and the engine; what the engine does is
 // decided in core. Data goes to standard output, everything else to standard
@@ -34,6 +34,7 @@ type grammar struct {
 	Convert    convertCmd    `cmd:"" help:"Convert a model file from or to other programs' forms."`
 	Tokenizer  tokenizerCmd  `cmd:"" help:"Make a vocabulary, and turn text into tokens and back."`
 	Data       dataCmd       `cmd:"" help:"Prepare text for training."`
+	Train      trainCmd      `cmd:"" help:"Train a model."`
 	Eval       evalCmd       `cmd:"" help:"Measure how good a model is."`
 	Benchmark  benchmarkCmd  `cmd:"" help:"Measure a model, or the kernels against this machine's limits."`
 	Doctor     doctorCmd     `cmd:"" help:"Show what nanochat finds on this machine."`
@@ -53,6 +54,9 @@ type app struct {
 	// colour allows escape sequences on stderr.
 	colour bool
 	model  *kong.Application
+	// patient says that the command has something to save when it is interrupted; a
+	// second interrupt ends it all the same.
+	patient atomic.Bool
 	// abandon removes what a command that is cut off leaves behind.
 	abandon atomic.Pointer[func()]
 }
@@ -88,10 +92,14 @@ func realMain() int {
 		}
 		cancel()
 	}
+	wait := time.After(grace)
+	if a.patient.Load() {
+		wait = nil
+	}
 	select {
 	case <-done:
 	case <-signals:
-	case <-time.After(grace):
+	case <-wait:
 	}
 	if f := a.abandon.Load(); f != nil {
 		(*f)()

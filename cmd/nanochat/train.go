@@ -1,0 +1,156 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/architehc/nanochat/core/config"
+	"github.com/architehc/nanochat/core/train"
+)
+
+type trainCmd struct {
+	Config string   `arg:"" help:"A configuration (.toml)."`
+	Set    []string `placeholder:"KEY=VALUE" sep:"none" help:"Override a key, as in --set train.steps=2000. May be repeated."`
+	Resume string   `default:"auto" placeholder:"auto|none|PATH" help:"Go on from the newest checkpoint of the run if there is one, never, or from the checkpoint PATH (default: ${default})."`
+	Out    string   `placeholder:"DIR" help:"The directory of the run; the same as --set train.out=DIR."`
+	DryRun bool     `help:"Show what the run would be, and how long it would take, and train nothing."`
+	JSON   bool     `name:"json" help:"Print the result as JSON."`
+	engineFlags
+}
+
+// Help is the longer help text.
+func (*trainCmd) Help() string {
+	return "An interrupt saves a checkpoint and ends the run; the same command goes on from there, with the same result as " +
+		"if it had never stopped. A second interrupt ends it at once. The directory of the run holds metrics.jsonl, the " +
+		"checkpoints, best.gguf and model.gguf. Exit code 6: the training diverged."
+}
+
+// Run trains.
+func (c *trainCmd) Run(a *app) error {
+	cfg, err := c.config()
+	if err != nil {
+		return err
+	}
+	set, err := c.set()
+	if err != nil {
+		return err
+	}
+	o := train.Options{Resume: c.Resume, Version: version, Set: set}
+	if c.DryRun {
+		p, err := train.MakePlan(a.ctx, cfg, o)
+		if err != nil {
+			return err
+		}
+		if c.JSON {
+			return writeJSON(a.stdout, p)
+		}
+		return writePairs(a.stdout, planPairs(p))
+	}
+	bar := &trainBar{w: a.stderr, show: a.stderrTTY}
+	o.Log, o.Progress = bar, bar.update
+	a.patient.Store(true)
+	res, err := train.Run(a.ctx, cfg, o)
+	bar.clear()
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return writeJSON(a.stdout, res)
+	}
+	if res.Model != "" {
+		fmt.Fprintf(a.stderr, "wrote %s after %d steps and %s tokens\n", res.Model, res.Steps, countText(res.Tokens))
+	}
+	return nil
+}
+
+// config is the file with the flags over it.
+func (c *trainCmd) config() (*config.Config, error) {
+	if !strings.HasSuffix(c.Config, ".toml") {
+		return nil, &usageError{fmt.Sprintf("%s is not a .toml file", c.Config), "a training needs a file that names its data; begin it with preset = \"nano-5m\""}
+	}
+	sets := c.Set
+	if c.Out != "" {
+		sets = append(sets, "train.out="+quoteTOML(c.Out))
+	}
+	if c.Threads > 0 {
+		sets = append(sets, fmt.Sprintf("train.threads=%d", c.Threads))
+	}
+	return loadConfig(c.Config, sets)
+}
+
+// quoteTOML is s as a literal that stands for nothing else; a name with an
+// apostrophe is left as it is, which reads as a bare string.
+func quoteTOML(s string) string {
+	if strings.ContainsAny(s, "'\n\r") {
+		return s
+	}
+	return "'" + s + "'"
+}
+
+func planPairs(p *train.Plan) []pair {
+	w := p.Params
+	out := []pair{
+		{"weights", fmt.Sprintf("%s: ternary %s, embedding %s, head %s, norms %s, mhc %s", countText(w.Total()), countText(w.Ternary),
+			countText(w.Embedding), countText(w.Head), countText(w.Norms), countText(w.MHC))},
+		{"tokens", fmt.Sprintf("%s, %.2f passes through %s", countText(p.Tokens), p.Epochs, countText(p.DataTokens))},
+		{"steps", fmt.Sprintf("%d of %d rows of %d tokens, %d rows at a time", p.Steps, p.Rows, p.SeqLen, p.MicroRows)},
+		{"memory", bytesText(p.Memory.Total())},
+	}
+	for _, part := range p.Memory {
+		out = append(out, pair{"", ""}, pair{"  " + part.Name, bytesText(part.Bytes)})
+	}
+	out = append(out, pair{"step", fmt.Sprintf("%.0f ms, %.0f tokens/s", p.StepSeconds*1e3, p.TokensPerSecond)})
+	if p.MFU > 0 {
+		out = append(out, pair{"", ""}, pair{"mfu", fmt.Sprintf("%.3f of %.0f GFLOP/s", p.MFU, p.Peak/1e9)})
+	}
+	return append(out, pair{"time", train.Left(time.Duration(p.Seconds * float64(time.Second)))})
+}
+
+// trainBar is a bar below the lines of a log. It is both: lines are written to it,
+// and update redraws the bar.
+type trainBar struct {
+	mu   sync.Mutex
+	w    io.Writer
+	show bool
+	text string
+}
+
+// Write writes a line above the bar.
+func (b *trainBar) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.text != "" {
+		fmt.Fprint(b.w, "\r\x1b[K")
+	}
+	n, err := b.w.Write(p)
+	if b.text != "" {
+		fmt.Fprint(b.w, b.text)
+	}
+	return n, err
+}
+
+func (b *trainBar) update(p *train.Progress) {
+	if !b.show {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	const width = 24
+	full := width * p.Step / max(p.Steps, 1)
+	b.text = fmt.Sprintf("[%s%s] %d/%d  loss %.3f  %.0f tok/s  left %s ", strings.Repeat("#", full), strings.Repeat(".", width-full), p.Step, p.Steps,
+		float64(p.Metrics.Loss), float64(p.Metrics.TokensPerSecond), train.Left(p.Left))
+	fmt.Fprint(b.w, "\r\x1b[K"+b.text)
+}
+
+// clear removes the bar.
+func (b *trainBar) clear() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.text != "" {
+		fmt.Fprint(b.w, "\r\x1b[K")
+		b.text = ""
+	}
+}

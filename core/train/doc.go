@@ -1,0 +1,28 @@
+// Package train runs the loop that makes a model out of text: batches, gradients,
+// updates, evaluation, checkpoints, metrics, and the detectors that notice when a
+// run goes wrong.
+//
+// It owns the order of things and nothing of their insides: the network is
+// core/model's, the updates are core/optim's, the batches core/data's and the files
+// of a checkpoint core/checkpoint's.
+//
+// # Resuming
+//
+// A checkpoint holds everything that later steps depend on. A run that was stopped
+// anywhere, by an interrupt, a crash or a loss of power, and resumed gives the
+// weights, bit for bit, and the metrics of one that never stopped, with any number
+// of threads, as long as the kernel set is the same. The schedule, the length and
+// other keys may change at a resume: they are reported, and the new values hold
+// from there on. The model, the data and the seed may not.
+//
+// # Files
+//
+// A run writes into one directory:
+//
+//	config.toml      every key of the configuration, as it was understood
+//	metrics.jsonl    one line for each step; see Metrics
+//	checkpoints/     see core/checkpoint
+//	best.gguf        the model of the best evaluation
+//	model.gguf       the model at the end
+//	diverged/        the state of a run that was stopped because it diverged
+package train

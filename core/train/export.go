@@ -1,0 +1,100 @@
+package train
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/architehc/nanochat/core/gguf"
+	"github.com/architehc/nanochat/core/tokenizer"
+)
+
+// The names of the models that a run writes.
+const (
+	bestName  = "best.gguf"
+	finalName = "model.gguf"
+)
+
+// export writes the model as it stands, with its tokenizer and where it came from. A
+// float twin has no ternary file. A failure is reported, counted and returned.
+func (r *run) export(name string) error {
+	if r.cfg.Train.Float {
+		return nil
+	}
+	meta, err := r.provenance()
+	if err == nil {
+		err = r.net.Save(r.fs, r.path(name), meta)
+	}
+	if err != nil {
+		r.failed++
+		r.event("save", "%s not written: %v", name, err)
+		return &Error{What: "writing " + r.path(name), Err: err}
+	}
+	r.result.Model = r.path(name)
+	return nil
+}
+
+// provenance is the metadata of the model file that is not the network's.
+func (r *run) provenance() ([]gguf.KV, error) {
+	var kvs []gguf.KV
+	for _, kv := range r.tok.Metadata(tokenizer.MetadataOptions{}) {
+		v, err := gguf.ValueOf(kv.Value)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", kv.Key, err)
+		}
+		kvs = append(kvs, gguf.KV{Key: kv.Key, Value: v})
+	}
+	put := func(key string, v gguf.Value) { kvs = append(kvs, gguf.KV{Key: key, Value: v}) }
+	text := func(key, v string) {
+		if v != "" {
+			put(key, gguf.V(v))
+		}
+	}
+	text("general.name", r.cfg.Name)
+	text("general.description", r.cfg.Description)
+	text("nanochat.training.program", strings.TrimSpace("nanochat "+r.o.Version))
+	put("nanochat.training.steps", gguf.V(uint64(r.meta.Step)))
+	put("nanochat.training.tokens", gguf.V(uint64(r.meta.Tokens)))
+	put("nanochat.training.seconds", gguf.V(r.meta.Seconds))
+	text("nanochat.training.config", r.cfg.TOML())
+	text("nanochat.training.kernel", r.set.Name)
+	if v := r.meta.Val; v != nil && r.meta.ValStep == r.meta.Step {
+		put("nanochat.training.val_bpb", gguf.V(float64(v.BPB)))
+		put("nanochat.training.val_nats", gguf.V(float64(v.Nats)))
+		put("nanochat.training.val_tokens", gguf.V(uint64(v.Tokens)))
+	}
+	text("nanochat.data.id", r.data.ID())
+	text("nanochat.data.tokenizer_sha256", r.manifest.Tokenizer.SHA256)
+	text("nanochat.data.licence", r.licence())
+	return kvs, nil
+}
+
+// licence is the configured note, or the licences of the documents by their number.
+func (r *run) licence() string {
+	if r.cfg.Data.Licence != "" {
+		return r.cfg.Data.Licence
+	}
+	type count struct {
+		name string
+		n    int
+	}
+	var all []count
+	for name, c := range r.manifest.Licences {
+		all = append(all, count{name, c.Documents})
+	}
+	slices.SortFunc(all, func(a, b count) int {
+		if a.n != b.n {
+			return b.n - a.n
+		}
+		return strings.Compare(a.name, b.name)
+	})
+	var parts []string
+	for i, c := range all {
+		if i == 12 {
+			parts = append(parts, fmt.Sprintf("and %d more", len(all)-i))
+			break
+		}
+		parts = append(parts, fmt.Sprintf("%s: %d documents", c.name, c.n))
+	}
+	return strings.Join(parts, "; ")
+}

@@ -1,0 +1,199 @@
+package train
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"github.com/architehc/nanochat/core/config"
+	"github.com/architehc/nanochat/core/data"
+	"github.com/architehc/nanochat/core/gguf"
+	"github.com/architehc/nanochat/core/internal/clock"
+	"github.com/architehc/nanochat/core/internal/fsx"
+	"github.com/architehc/nanochat/core/optim"
+	"github.com/architehc/nanochat/core/tokenizer"
+	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/team"
+)
+
+// open makes everything that a run needs, with first weights, and writes nothing.
+func open(cfg *config.Config, o Options) (r *run, err error) {
+	if o.Set == nil {
+		o.Set = kernels.Best()
+	}
+	if o.FS == nil {
+		o.FS = fsx.OS()
+	}
+	if o.Clock == nil {
+		o.Clock = clock.System()
+	}
+	if o.Resume == "" {
+		o.Resume = ResumeAuto
+	}
+	r = &run{cfg: cfg, o: o, fs: o.FS, clock: o.Clock, set: o.Set, total: cfg.Train.TotalSteps(), saved: -1, detect: newDetector(cfg.Anomaly)}
+	defer func() {
+		if err != nil {
+			r.close()
+			r = nil
+		}
+	}()
+	if r.total == 0 {
+		return r, &config.Error{Source: cfg.Source("train.steps"), Key: "train.steps", What: "the run has no length", Hint: "give train.steps or train.tokens"}
+	}
+	if cfg.Data.Path == "" {
+		return r, &config.Error{Key: "data.path", What: "is required", Hint: "a directory that nanochat data prepare wrote"}
+	}
+	if err := r.openData(); err != nil {
+		return r, err
+	}
+	r.team = team.New(cfg.Train.Threads, team.Options{})
+	make := newNetwork
+	if o.hooks.network != nil {
+		make = o.hooks.network
+	}
+	if r.net, err = make(r); err != nil {
+		return r, err
+	}
+	r.params = r.net.Params()
+	schedule := scheduleOf(cfg)
+	schedule.Total = r.total
+	if r.opt, err = optim.New(r.params, optim.Options{
+		Rules: rulesOf(cfg), Schedule: schedule, Clip: cfg.Train.Clip, BF16: !cfg.Train.F32, Set: r.set, Team: r.team,
+	}); err != nil {
+		return r, err
+	}
+	return r, nil
+}
+
+// openData opens the shards and their tokenizer and checks that all belong together.
+func (r *run) openData() (err error) {
+	d := &r.cfg.Data
+	if r.manifest, err = data.ReadManifest(d.Path); err != nil {
+		return err
+	}
+	o := data.OpenOptions{SkipVerify: !d.Verify}
+	if r.data, err = data.Open(d.Path, data.Train, o); err != nil {
+		return err
+	}
+	if s := r.manifest.Splits[data.Val]; s != nil && s.Tokens > 0 {
+		if r.val, err = data.Open(d.Path, data.Val, o); err != nil {
+			return err
+		}
+	}
+	vocab := r.data.Vocabulary()
+	if n := len(vocab.Bytes); n != r.cfg.Model.Vocab {
+		return &config.Error{Source: r.cfg.Source("model.vocab"), Key: "model.vocab", What: fmt.Sprintf("%d, but the data in %s has a vocabulary of %d", r.cfg.Model.Vocab, d.Path, n),
+			Hint: fmt.Sprintf("set it to %d, or prepare the data with another tokenizer", n)}
+	}
+	path := d.Tokenizer
+	if path == "" {
+		path = filepath.Join(d.Path, "tokenizer.gguf")
+		if _, err := r.stat(path); errors.Is(err, fs.ErrNotExist) {
+			path = filepath.Join(d.Path, "tokenizer.json")
+		}
+	}
+	if r.tok, err = openTokenizer(path); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return &config.Error{Source: r.cfg.Source("data.tokenizer"), Key: "data.tokenizer", What: "there is no file " + path, Hint: "name the tokenizer that prepared the data"}
+		}
+		return err
+	}
+	if data.TokenizerHash(r.tok) != vocab.Hash {
+		return &config.Error{Source: r.cfg.Source("data.tokenizer"), Key: "data.tokenizer", What: path + " is not the tokenizer that prepared the data in " + d.Path,
+			Hint: "name that one, or prepare the data again"}
+	}
+	return nil
+}
+
+func (*run) stat(path string) (fs.FileInfo, error) { return fsx.OS().Stat(path) }
+
+// maxTokenizer bounds a tokenizer.json.
+const maxTokenizer = 1 << 28
+
+// openTokenizer reads a tokenizer from a GGUF file's metadata or a tokenizer.json.
+func openTokenizer(path string) (*tokenizer.Tokenizer, error) {
+	if strings.HasSuffix(path, ".gguf") {
+		f, err := gguf.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return tokenizer.FromMetadata(path, f)
+	}
+	b, err := fsx.ReadFile(fsx.OS(), path, maxTokenizer)
+	if err != nil {
+		return nil, err
+	}
+	return tokenizer.LoadHF(path, b)
+}
+
+// openLoader starts the loader of training batches at a cursor, nil for the start.
+func (r *run) openLoader(at *data.Cursor) (err error) {
+	t := &r.cfg.Train
+	r.loader, err = data.NewLoader(r.data, data.LoaderOptions{
+		Rows: t.Rows, SeqLen: t.SeqLen, Seed: uint64(t.Seed), Workers: r.cfg.Data.Workers, Depth: 2, Cursor: at, Clock: r.clock,
+		FIM: data.FIM{Rate: r.cfg.Data.FIMRate, SPM: r.cfg.Data.FIMSPM}, Tokenizer: r.tok,
+	})
+	return err
+}
+
+func (r *run) close() {
+	if r.loader != nil {
+		r.loader.Close()
+	}
+	if r.metrics != nil {
+		r.metrics.close()
+	}
+	if r.net != nil {
+		r.net.Close()
+	}
+	if r.team != nil {
+		r.team.Close()
+	}
+	for _, d := range []*data.Dataset{r.data, r.val} {
+		if d != nil {
+			d.Close()
+		}
+	}
+}
+
+// scheduleOf is the configured schedule, without its length.
+func scheduleOf(cfg *config.Config) optim.Schedule {
+	s := &cfg.Schedule
+	out := optim.Schedule{Warmup: s.Warmup, Final: s.Final}
+	switch s.Shape {
+	case config.ShapeWSD:
+		out.Shape, out.Decay = optim.Stable, s.DecaySteps(cfg.Train.TotalSteps())
+	case config.ShapeLinear:
+		out.Shape = optim.Linear
+	case config.ShapeCosine:
+		out.Shape = optim.Cosine
+	}
+	return out
+}
+
+// rulesOf is the configured rule of every class.
+func rulesOf(cfg *config.Config) map[optim.Class]optim.Rule {
+	rules := map[optim.Class]optim.Rule{}
+	for class, c := range map[optim.Class]config.Rule{
+		optim.Matrix: cfg.Optim.Matrix, optim.Embedding: cfg.Optim.Embedding, optim.Head: cfg.Optim.Head, optim.Scalar: cfg.Optim.Scalar, optim.MHC: cfg.Optim.MHC,
+	} {
+		rule := optim.Rule{
+			LR: c.LR, WeightDecay: c.WeightDecay, Cautious: c.Cautious, NoClip: !c.Clip, Beta1: c.Beta1, Beta2: c.Beta2, Eps: c.Eps,
+			Momentum: c.Momentum, MomentumStart: c.MomentumStart, MomentumWarmup: c.MomentumWarmup, NewtonSchulz: c.NewtonSchulz,
+		}
+		switch c.Rule {
+		case config.RuleMuon:
+			rule.Kind = optim.Muon
+		case config.RuleLion:
+			rule.Kind = optim.Lion
+		}
+		if c.Scaling == config.ScalingSpectral {
+			rule.Scaling = optim.Spectral
+		}
+		rules[class] = rule
+	}
+	return rules
+}

@@ -1,0 +1,232 @@
+package train
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/architehc/nanochat/core/checkpoint"
+	"github.com/architehc/nanochat/core/config"
+	"github.com/architehc/nanochat/core/data"
+	"github.com/architehc/nanochat/core/internal/fsx"
+	"github.com/architehc/nanochat/core/optim"
+)
+
+// metaVersion is the version of meta.
+const metaVersion = 1
+
+// meta is the state of a run that is not in tensors: state.json of a checkpoint.
+type meta struct {
+	Version int `json:"version"`
+	// Step is the steps taken, and Tokens those they learned from.
+	Step   int   `json:"step"`
+	Tokens int64 `json:"tokens"`
+	// Seconds is the time of all parts of the run.
+	Seconds  float64        `json:"seconds"`
+	Cursor   data.Cursor    `json:"cursor"`
+	Counters optim.Counters `json:"counters"`
+	Detector Detector       `json:"detector"`
+	// Val is the last evaluation, made after ValStep; Best is the lowest bits per byte.
+	Val      *Eval   `json:"val,omitempty"`
+	ValStep  int     `json:"val_step,omitempty"`
+	Best     float64 `json:"best,omitempty"`
+	BestStep int     `json:"best_step,omitempty"`
+	// Config is the configuration as TOML, and Kernel the kernel set.
+	Config string `json:"config"`
+	Kernel string `json:"kernel"`
+}
+
+// evaluated notes an evaluation.
+func (m *meta) evaluated(step int, v *Eval) {
+	m.Val, m.ValStep = v, step
+	if m.BestStep == 0 || float64(v.BPB) < m.Best {
+		m.Best, m.BestStep = float64(v.BPB), step
+	}
+}
+
+func (r *run) path(name string) string { return filepath.Join(r.cfg.Train.Out, name) }
+
+func (r *run) checkpoints() string { return r.path("checkpoints") }
+
+// state is what a checkpoint of the run as it stands holds. Its tensors are the
+// run's own memory.
+func (r *run) state() (*checkpoint.State, error) {
+	r.meta.Version, r.meta.Config, r.meta.Kernel = metaVersion, r.cfg.TOML(), r.set.Name
+	r.meta.Counters, r.meta.Detector = r.opt.Counters(), r.detect.s
+	s := &checkpoint.State{Step: r.meta.Step, Weights: checkpoint.Weights(r.params), Optimizer: r.opt.Tensors()}
+	return s, s.SetMeta(&r.meta)
+}
+
+// save writes a checkpoint. A failure is reported, counted and returned; training can
+// go on.
+func (r *run) save() error {
+	r.metrics.sync()
+	t := &r.cfg.Train
+	o := checkpoint.Options{KeepLast: t.KeepLast, KeepBest: t.KeepBest}
+	if r.meta.Val != nil && r.meta.ValStep == r.meta.Step {
+		o.Score = float64(r.meta.Val.BPB)
+	}
+	state, err := r.state()
+	path := ""
+	if err == nil {
+		path, err = checkpoint.Save(r.fs, r.checkpoints(), r.meta.Step, state, o)
+	}
+	if err != nil {
+		r.failed++
+		what := "checkpoint not saved"
+		if path != "" {
+			what = "checkpoint saved, but"
+		}
+		r.event("save", "%s: %v", what, err)
+	}
+	if path == "" {
+		return err
+	}
+	r.saved, r.result.Checkpoint = r.meta.Step, path
+	return nil
+}
+
+// event reports something that is no anomaly of the numbers.
+func (r *run) event(kind Kind, format string, args ...any) {
+	e := Event{kind, r.meta.Step, fmt.Sprintf(format, args...)}
+	r.events = append(r.events, e)
+	r.logf("warning: step %d: %s", e.Step, e.Text)
+}
+
+// start gives the run its state, first or resumed, and opens its files.
+func (r *run) start() error {
+	state, err := r.find()
+	if err != nil {
+		return err
+	}
+	if state == nil {
+		if err := r.first(); err != nil {
+			return err
+		}
+	} else if err := r.restore(state); err != nil {
+		return err
+	}
+	if err := r.net.Refresh(); err != nil {
+		return err
+	}
+	if err := r.fs.MkdirAll(r.cfg.Train.Out, 0o755); err != nil {
+		return &Error{What: "directory " + r.cfg.Train.Out, Err: err, Hint: "choose another with --out"}
+	}
+	text := r.cfg.TOML()
+	if err := fsx.WriteAtomic(r.fs, r.path("config.toml"), func(w io.Writer) error {
+		_, err := io.WriteString(w, text)
+		return err
+	}); err != nil {
+		return &Error{What: "directory " + r.cfg.Train.Out, Err: err, Hint: "choose another with --out"}
+	}
+	if r.metrics, err = openMetrics(r.fs, r.path("metrics.jsonl"), r.meta.Step); err != nil {
+		return &Error{What: "metrics", Err: err}
+	}
+	if r.o.Peak == 0 {
+		r.o.Peak = measurePeak(r.team, r.clock, r.cfg.Train.F32)
+	}
+	r.began = r.clock.Now()
+	return nil
+}
+
+// find loads the checkpoint to go on from; nil means a start.
+func (r *run) find() (*checkpoint.State, error) {
+	dir := r.checkpoints()
+	switch r.o.Resume {
+	case ResumeNone:
+		if list, err := checkpoint.List(r.fs, dir); err == nil && len(list) > 0 {
+			return nil, &Error{What: fmt.Sprintf("%s holds a run of %d steps", r.cfg.Train.Out, list[0].Step), Hint: "go on with --resume auto, or choose another directory with --out"}
+		}
+		return nil, nil
+	case ResumeAuto:
+		path, skipped, err := checkpoint.Latest(r.fs, dir)
+		for _, e := range skipped {
+			r.logf("warning: %v", e)
+		}
+		if errors.Is(err, checkpoint.ErrNone) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.result.Checkpoint = path
+		return checkpoint.Load(r.fs, path)
+	}
+	r.result.Checkpoint = r.o.Resume
+	return checkpoint.Load(r.fs, r.o.Resume)
+}
+
+// first is the state of a start.
+func (r *run) first() error {
+	r.net.Init(uint64(r.cfg.Train.Seed))
+	if r.cfg.Train.InitFrom != "" {
+		if err := r.fillFrom(r.cfg.Train.InitFrom); err != nil {
+			return err
+		}
+	}
+	if err := r.openLoader(nil); err != nil {
+		return err
+	}
+	r.meta.Cursor = r.loader.Cursor()
+	return nil
+}
+
+// restore takes the state of a checkpoint.
+func (r *run) restore(s *checkpoint.State) error {
+	bad := func(err error, hint string) error {
+		return &Error{What: "checkpoint " + r.result.Checkpoint, Err: err, Hint: hint}
+	}
+	var m meta
+	if err := s.GetMeta(&m); err != nil {
+		return bad(err, "it was made by another version; start anew with --resume none --out DIR")
+	}
+	if m.Version != metaVersion {
+		return bad(fmt.Errorf("state of version %d, this program reads %d", m.Version, metaVersion), "resume with the program that made it")
+	}
+	old, err := config.Parse("config of "+r.result.Checkpoint, []byte(m.Config))
+	if err != nil {
+		return bad(err, "it was made by another version; resume with that one")
+	}
+	if err := r.compare(old); err != nil {
+		return err
+	}
+	if m.Kernel != r.set.Name {
+		r.logf("warning: the run began with the kernels %s and goes on with %s: its results may differ in the last bits", m.Kernel, r.set.Name)
+	}
+	const other = "resume with the configuration of the run, or start anew with --resume none --out DIR"
+	if err := s.CopyWeights(r.params); err != nil {
+		return bad(err, other)
+	}
+	if err := r.opt.Restore(m.Counters, s.Optimizer); err != nil {
+		return bad(err, other)
+	}
+	if err := r.openLoader(&m.Cursor); err != nil {
+		return bad(err, "the data is not that of the run: name it with data.path, or start anew with --resume none --out DIR")
+	}
+	r.meta, r.resumed, r.saved, r.before = m, m.Step, m.Step, m.Seconds
+	r.detect.restore(m.Detector)
+	if m.Step > r.total {
+		return bad(fmt.Errorf("%d steps, more than the %d of the configuration", m.Step, r.total), "raise train.steps, or resume from an older checkpoint")
+	}
+	r.logf("resumed %s after step %d of %d", r.result.Checkpoint, m.Step, r.total)
+	return nil
+}
+
+// fixed are the beginnings of keys that may not change at a resume.
+var fixed = []string{"model.", "train.seed", "train.float"}
+
+// compare reports the keys that changed since the checkpoint and refuses some.
+func (r *run) compare(old *config.Config) error {
+	for _, d := range r.cfg.Differences(old) {
+		is := func(prefix string) bool { return strings.HasPrefix(d.Key, prefix) }
+		if slices.ContainsFunc(fixed, is) {
+			return &config.Error{Source: r.cfg.Source(d.Key), Key: d.Key, What: fmt.Sprintf("is %s, but the run began with %s", d.New, d.Old),
+				Hint: "resume with the value of the run, or start anew with --resume none --out DIR"}
+		}
+		r.logf("changed since the checkpoint: %s = %s, was %s", d.Key, d.New, d.Old)
+	}
+	return nil
+}

@@ -1,0 +1,361 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"time"
+
+	"github.com/architehc/nanochat/core/checkpoint"
+	"github.com/architehc/nanochat/core/config"
+	"github.com/architehc/nanochat/core/data"
+	"github.com/architehc/nanochat/core/internal/clock"
+	"github.com/architehc/nanochat/core/internal/fsx"
+	"github.com/architehc/nanochat/core/optim"
+	"github.com/architehc/nanochat/core/tokenizer"
+	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/team"
+)
+
+// The values of Options.Resume besides the path of a checkpoint.
+const (
+	// ResumeAuto goes on from the newest good checkpoint in the directory of the run,
+	// or starts where there is none.
+	ResumeAuto = "auto"
+	// ResumeNone starts, and refuses a directory that has checkpoints.
+	ResumeNone = "none"
+)
+
+// Options says how a training runs, apart from its configuration.
+type Options struct {
+	// Resume is ResumeAuto (the default), ResumeNone or the path of a checkpoint.
+	Resume string
+	// Log gets lines for people; nil: none.
+	Log io.Writer
+	// Progress is called after every step, evaluations and checkpoints not included.
+	Progress func(*Progress)
+	// Version goes into the model file.
+	Version string
+	// Peak is the arithmetic that this machine can do with the threads of the run, in
+	// operations a second: what Metrics.MFU is a share of. 0: measure it.
+	Peak float64
+	// Set is the kernels to use. The default is kernels.Best().
+	Set *kernels.Set
+	// FS is the disk that is written and that checkpoints are read from; the default is
+	// the real one. Data and tokenizer always come from the real one.
+	FS fsx.FS
+	// Clock measures time. The default is the system's.
+	Clock clock.Clock
+
+	hooks hooks
+}
+
+// hooks are for tests.
+type hooks struct {
+	network func(r *run) (network, error)
+	// gradients sees the gradients of a step before the update.
+	gradients func(step int, params []optim.Param)
+}
+
+// Progress is how far a run is.
+type Progress struct {
+	Metrics *Metrics
+	// Step of Steps are done, and Left is about how long the others take.
+	Step, Steps int
+	Left        time.Duration
+}
+
+// Result is what a run came to.
+type Result struct {
+	// Steps and Tokens count from the first start, resumes included; Seconds is the
+	// time of all its parts.
+	Steps   int     `json:"steps"`
+	Tokens  int64   `json:"tokens"`
+	Seconds float64 `json:"seconds"`
+	// Resumed is the step that this part began after, 0 at a start.
+	Resumed int `json:"resumed_from,omitempty"`
+	// Skipped counts steps without an update.
+	Skipped int `json:"skipped"`
+	// Val is the last evaluation, Best the best one's bits per byte and BestStep its
+	// step; nil and 0 without validation data.
+	Val      *Eval  `json:"val,omitempty"`
+	Best     Number `json:"best_bpb,omitempty"`
+	BestStep int    `json:"best_step,omitempty"`
+	// Model and Checkpoint are the files written last, "" if none.
+	Model      string `json:"model,omitempty"`
+	Checkpoint string `json:"checkpoint,omitempty"`
+	// Failed counts checkpoints and lines of metrics that could not be written.
+	Failed int `json:"write_failures,omitempty"`
+	// Events counts anomalies by kind.
+	Events map[Kind]int `json:"anomalies,omitempty"`
+}
+
+// run is a training under way.
+type run struct {
+	cfg   *config.Config
+	o     Options
+	fs    fsx.FS
+	clock clock.Clock
+	total int // steps
+
+	data, val *data.Dataset
+	manifest  *data.Manifest
+	tok       *tokenizer.Tokenizer
+	team      *team.Team
+	set       *kernels.Set
+	net       network
+	params    []optim.Param
+	opt       *optim.Optimizer
+	loader    *data.Loader
+	detect    *detector
+	metrics   *metricsFile
+
+	// The state of the run after the last whole step; meta is what a checkpoint keeps.
+	meta     meta
+	resumed  int
+	saved    int // step of the newest checkpoint, -1: none
+	result   Result
+	events   []Event // since the last line of metrics
+	failed   int     // checkpoints that could not be saved
+	interval interval
+	began    time.Time
+	before   float64 // seconds of earlier parts
+	last     []*kernels.Ternary
+}
+
+// errStopped ends a step that was interrupted.
+var errStopped = errors.New("train: stopped")
+
+// Run trains until the configured length is reached, ctx ends or the run diverges.
+// When ctx ends the step at hand is given up, the state after the last whole one is
+// saved, and the error is that of ctx. Result is not nil once training began.
+func Run(ctx context.Context, cfg *config.Config, o Options) (*Result, error) {
+	r, err := open(cfg, o)
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	if err := r.start(); err != nil {
+		return nil, err
+	}
+	err = r.loop(ctx)
+	switch {
+	case errors.Is(err, errStopped):
+		err = r.stop(ctx)
+	case err == nil:
+		err = r.finish(ctx)
+	}
+	r.summarise()
+	return &r.result, err
+}
+
+// loop takes steps until the end.
+func (r *run) loop(ctx context.Context) error {
+	t := &r.cfg.Train
+	for r.meta.Step < r.total {
+		m, err := r.step(ctx)
+		if err != nil {
+			return err
+		}
+		every := func(n int) bool { return n > 0 && m.Step%n == 0 }
+		if r.val != nil && (every(t.EvalEvery) || m.Step == r.total) {
+			if m.Val, err = r.evaluate(ctx); err != nil {
+				return err
+			}
+			r.meta.evaluated(m.Step, m.Val)
+		}
+		found := r.detect.look(m)
+		for _, e := range found {
+			r.logf("warning: step %d: %s", e.Step, e.Text)
+		}
+		m.Events = append(r.events, found...)
+		r.events = nil
+		m.Failed = r.failed + r.metrics.lost
+		r.metrics.write(m)
+		r.tell(m, every(t.LogEvery) || m.Step == r.total || m.Val != nil)
+		if r.detect.diverged() {
+			return r.diverge()
+		}
+		if m.Val != nil && r.meta.BestStep == m.Step {
+			r.export(bestName)
+		}
+		if every(t.CheckpointEvery) || m.Step == r.total {
+			r.save()
+		}
+	}
+	return nil
+}
+
+// step takes one step. Until it returns without an error r.meta is that of the step
+// before.
+func (r *run) step(ctx context.Context) (*Metrics, error) {
+	t := &r.cfg.Train
+	if ctx.Err() != nil {
+		return nil, errStopped
+	}
+	began := r.clock.Now()
+	b, err := r.loader.Next(ctx)
+	if ctx.Err() != nil {
+		return nil, errStopped
+	}
+	if err != nil {
+		return nil, err
+	}
+	all := &batch{Tokens: b.Tokens, Targets: b.Targets, Starts: b.Starts, Rows: b.Rows, SeqLen: b.SeqLen}
+	l := lossOptions{Scale: 1 / float64(max(b.Count, 1)), Z: t.ZLoss, Entropy: t.Entropy, Smoothing: t.Smoothing}
+	r.net.ClearGrads()
+	var sum lossSum
+	for lo := 0; lo < b.Rows; lo += t.MicroRows {
+		part, err := r.net.Backward(all.part(lo, min(lo+t.MicroRows, b.Rows)), l)
+		if err != nil {
+			return nil, err
+		}
+		sum.add(part)
+		if ctx.Err() != nil {
+			return nil, errStopped
+		}
+	}
+	step := r.meta.Step + 1
+	if r.o.hooks.gradients != nil {
+		r.o.hooks.gradients(step, r.params)
+	}
+	lossIsFinite := !math.IsNaN(sum.Objective) && !math.IsInf(sum.Objective, 0)
+	if !lossIsFinite {
+		// A loss that is no number has no gradient, whatever stands there: the optimizer
+		// then skips the step and counts it.
+		r.params[0].G[0] = float32(math.NaN())
+	}
+	sample := t.LogEvery > 0 && step%t.LogEvery == 0
+	if sample {
+		r.keepTrits()
+	}
+	report, err := r.opt.Step()
+	if err != nil {
+		return nil, err
+	}
+	if !report.Skipped {
+		if err := r.net.Refresh(); err != nil {
+			return nil, err
+		}
+	}
+	r.meta.Step = step
+	r.meta.Tokens += int64(b.Rows) * int64(b.SeqLen)
+	r.meta.Cursor = r.loader.Cursor()
+	seconds := r.clock.Now().Sub(began).Seconds()
+	r.meta.Seconds = r.before + r.clock.Now().Sub(r.began).Seconds()
+	m := r.measure(b, sum, &report, seconds, r.flops(all))
+	if report.Skipped && !lossIsFinite {
+		m.NonFinite = "the loss"
+	}
+	if sample {
+		r.trits(m)
+	}
+	return m, nil
+}
+
+// measure is the line of a step.
+func (r *run) measure(b *data.Batch, sum lossSum, report *optim.Report, seconds, flops float64) *Metrics {
+	n := float64(max(sum.Count, 1))
+	m := &Metrics{
+		Step: r.meta.Step, Tokens: r.meta.Tokens, Epoch: Number(float64(r.meta.Cursor.Row) / float64(r.loader.RowsPerEpoch())),
+		Loss: Number(sum.Objective / n), CE: Number(sum.NLL / n), Z: Number(r.cfg.Train.ZLoss * sum.LSE2 / n),
+		BPB: Number(bpb(sum.NLL, b.TextBytes)), Entropy: Number(sum.Entropy / n),
+		LR: Number(r.cfg.Optim.Matrix.LR * report.Factor), GradNorm: Number(report.GradNorm), Norms: map[string]Number{}, Clip: Number(report.Clip),
+		TokensPerSecond: Number(float64(b.Rows*b.SeqLen) / max(seconds, 1e-9)),
+		WaitMS:          Number(b.Wait.Seconds() * 1e3), StepMS: Number(seconds * 1e3),
+		Skipped: report.Skipped, SkippedTotal: r.opt.Counters().Skipped,
+	}
+	if r.o.Peak > 0 {
+		m.MFU = Number(flops / max(seconds, 1e-9) / r.o.Peak)
+	}
+	if report.Skipped {
+		m.NonFinite = "the gradient of " + report.NonFinite
+	}
+	for c, norm := range report.ClassNorm {
+		if norm != 0 {
+			m.Norms[optim.Class(c).String()] = Number(norm)
+		}
+	}
+	if v, ok := r.net.Cosine(); ok {
+		cosine := Number(v)
+		m.Cosine = &cosine
+	}
+	return m
+}
+
+// bpb is bits per byte of a sum of nats over targets that stand for bytes of text.
+func bpb(nats float64, bytes int64) float64 {
+	return nats / math.Ln2 / float64(max(bytes, 1))
+}
+
+// flops is the arithmetic of a step by the usual count: 6 for each weight and token
+// (2 forward, 4 backward), and for each pair that attention looks at 12 for each
+// element of a query, in every layer. The embedding is a look-up.
+func (r *run) flops(b *batch) float64 {
+	m := &r.cfg.Model
+	p := m.Params()
+	weights := float64(p.Ternary) + float64(m.Vocab)*float64(m.Dim)
+	return 6*weights*float64(len(b.Tokens)) + 12*float64(m.Layers*m.Heads*m.HeadDim)*float64(b.pairs())
+}
+
+// diverge ends a run that went wrong: its state is saved apart, where no resume takes
+// it by itself, and the newest checkpoint from before stays for good.
+func (r *run) diverge() error {
+	err := fmt.Errorf("train: step %d: %w: %d bad steps in a row", r.meta.Step, ErrDiverged, r.detect.s.Streak)
+	if path, _, e := checkpoint.Latest(r.fs, r.checkpoints()); e == nil {
+		if e := checkpoint.Keep(r.fs, path); e != nil {
+			r.logf("warning: %v", e)
+		}
+	}
+	state, e := r.state()
+	if e == nil {
+		r.result.Checkpoint, e = checkpoint.Save(r.fs, r.path("diverged"), r.meta.Step, state, checkpoint.Options{KeepLast: 1})
+	}
+	if e != nil {
+		r.logf("warning: %v", e)
+	}
+	return &Error{What: "stopped", Err: err, Hint: "resume from the newest checkpoint in " + r.checkpoints() + " with lower learning rates, as in --set optim.matrix.lr=…"}
+}
+
+// stop saves what an interrupted run has.
+func (r *run) stop(ctx context.Context) error {
+	r.metrics.sync()
+	if r.saved != r.meta.Step && r.meta.Step > 0 {
+		if err := r.save(); err != nil {
+			return &Error{What: "interrupted, and the state could not be saved", Err: err}
+		}
+	}
+	r.logf("interrupted after step %d; the same command goes on from here", r.meta.Step)
+	return context.Cause(ctx)
+}
+
+// finish writes the model.
+func (r *run) finish(ctx context.Context) error {
+	var saved error
+	if r.saved != r.meta.Step {
+		saved = r.save()
+	}
+	if r.val != nil && r.meta.Val == nil || r.meta.ValStep != r.meta.Step {
+		if v, err := r.evaluate(ctx); err == nil && v != nil {
+			r.meta.evaluated(r.meta.Step, v)
+		}
+	}
+	if err := r.export(finalName); err != nil {
+		return err
+	}
+	return saved
+}
+
+func (r *run) summarise() {
+	m := &r.meta
+	r.result.Steps, r.result.Tokens, r.result.Seconds = m.Step, m.Tokens, m.Seconds
+	r.result.Resumed, r.result.Skipped = r.resumed, r.opt.Counters().Skipped
+	r.result.Val, r.result.BestStep = m.Val, m.BestStep
+	if m.BestStep > 0 {
+		r.result.Best = Number(m.Best)
+	}
+	r.result.Failed = r.failed + r.metrics.lost
+	r.result.Events = r.detect.s.Counts
+}

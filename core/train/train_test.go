@@ -1,0 +1,129 @@
+package train
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/architehc/nanochat/core/internal/fsx"
+	"github.com/architehc/nanochat/core/optim"
+)
+
+func readAll(t testing.TB, fsys fsx.FS, path string) []byte {
+	b, err := fsx.ReadFile(fsys, path, 1<<30)
+	require.NoError(t, err)
+	return b
+}
+
+// lines is the metrics file, with what depends on time left out.
+func lines(t testing.TB, fsys fsx.FS) []map[string]any {
+	var out []map[string]any
+	for _, l := range bytes.Split(bytes.TrimSuffix(readAll(t, fsys, "run/metrics.jsonl"), []byte("\n")), []byte("\n")) {
+		var m map[string]any
+		require.NoError(t, json.Unmarshal(l, &m), "%s", l)
+		for _, key := range []string{"tok_s", "mfu", "data_wait_ms", "step_ms"} {
+			require.Contains(t, m, key)
+			delete(m, key)
+		}
+		if v, ok := m["val"].(map[string]any); ok {
+			delete(v, "seconds")
+		}
+		out = append(out, m)
+	}
+	return out
+}
+
+func TestRun(t *testing.T) {
+	dir, fsys := prepared(t), fsx.NewCrash(1)
+	var log bytes.Buffer
+	var seen []int
+	res, err := train(t, settings(t, dir), fsys, func(o *Options) {
+		o.Log = &log
+		o.Progress = func(p *Progress) { seen = append(seen, p.Step) }
+	})
+	require.NoError(t, err)
+	t.Log(log.String())
+	require.Equal(t, 12, res.Steps)
+	require.EqualValues(t, 12*4*32, res.Tokens)
+	require.Equal(t, "run/model.gguf", res.Model)
+	require.NotNil(t, res.Val)
+	require.Len(t, seen, 12)
+	all := lines(t, fsys)
+	require.Len(t, all, 12)
+	first, last := all[0], all[11]
+	require.InDelta(t, 5.6, first["ce"], 0.1) // ln 272
+	require.Less(t, last["ce"], 5.3)
+	for i, m := range all {
+		require.EqualValues(t, i+1, m["step"])
+		_, evaluated := m["val"]
+		require.Equal(t, (i+1)%5 == 0 || i == 11, evaluated, "step %d", i+1)
+	}
+	require.NotEmpty(t, readAll(t, fsys, "run/best.gguf"))
+	require.Contains(t, string(readAll(t, fsys, "run/config.toml")), "seq_len = 32")
+}
+
+// A run that is cut off after any number of steps and resumed is the run that was not.
+func TestResume(t *testing.T) {
+	dir := prepared(t)
+	whole := fsx.NewCrash(1)
+	weights := map[string][]float32{}
+	keep := func(to map[string][]float32) func(*Options) {
+		return func(o *Options) {
+			o.hooks.network = func(r *run) (network, error) {
+				n, err := newFake(r)
+				for _, p := range n.Params() {
+					to[p.Name] = p.W
+				}
+				return n, err
+			}
+		}
+	}
+	want, err := train(t, settings(t, dir), whole, keep(weights))
+	require.NoError(t, err)
+	for _, at := range []int{1, 4, 5, 6, 11} {
+		fsys := fsx.NewCrash(1)
+		ctx, cancel := context.WithCancel(context.Background())
+		o := Options{FS: fsys, Progress: func(p *Progress) {
+			if p.Step == at {
+				cancel()
+			}
+		}, hooks: hooks{network: newFake}}
+		res, err := Run(ctx, settings(t, dir), o)
+		require.ErrorIs(t, err, context.Canceled)
+		require.Equal(t, at, res.Steps)
+		got := map[string][]float32{}
+		res, err = train(t, settings(t, dir, "train.threads=2"), fsys, keep(got))
+		require.NoError(t, err, "stopped after %d", at)
+		require.Equal(t, at, res.Resumed)
+		require.Equal(t, weights, got, "stopped after %d", at)
+		require.Equal(t, lines(t, whole), lines(t, fsys))
+		require.Equal(t, want.Best, res.Best)
+	}
+}
+
+func TestNonFiniteIsSkipped(t *testing.T) {
+	dir, fsys := prepared(t), fsx.NewCrash(1)
+	var log bytes.Buffer
+	res, err := train(t, settings(t, dir), fsys, func(o *Options) {
+		o.Log = &log
+		o.hooks.gradients = func(step int, params []optim.Param) {
+			if step == 4 {
+				params[1].G[7] *= float32(infinity())
+			}
+		}
+	})
+	require.NoError(t, err)
+	require.Equal(t, 1, res.Skipped)
+	require.Equal(t, map[Kind]int{NonFinite: 1}, res.Events)
+	m := lines(t, fsys)[3]
+	require.Equal(t, true, m["skipped"])
+	require.Equal(t, "the gradient of bias", m["non_finite"])
+	require.Contains(t, fmt.Sprint(m["events"]), "the gradient of bias is not finite; the step was skipped")
+	require.Contains(t, log.String(), "warning: step 4: the gradient of bias is not finite")
+}
+
+func infinity() float64 { v := 1e308; return v * 10 }

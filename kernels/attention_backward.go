@@ -25,11 +25,11 @@ const backwardRows = 64
 // AttentionBackwardScratch is the size in bytes of AttentionBackward's scratch for a
 // document of n tokens: keys and values of one head transposed, its keys, and the
 // sums of dk and dv, all in blocks of 64 positions; the scores of 64 queries with every
-// key; six blocks of 64 queries or keys and their scores; and room to align.
+// key; seven blocks of 64 queries or keys and their scores; and room to align.
 func AttentionBackwardScratch(n, headDim int) int {
 	d := (headDim + 15) &^ 15
 	n = (n + backwardRows - 1) / backwardRows * backwardRows
-	return 4*(n*(5*d+backwardRows)+6*backwardRows*max(d, backwardRows)) + 4096
+	return 4*(n*(5*d+backwardRows)+7*backwardRows*max(d, backwardRows)) + 4096
 }
 
 func checkAttentionBackward(dq, dk, dv, dout, q, k, v, out []float32, a *AttentionGrad, h0, h1 int, scratch []byte) {

@@ -51,8 +51,8 @@ type SetBackward struct {
 	// scales of w: s = f16(mean|x|) of each group, at least 2^-14, the mean in the
 	// canonical order, and t = clamp(roundHalfToEven(x/s), -1, 1). r0 is a multiple of
 	// 16, r1 too or Rows. It returns -1, or r·Groups+g for the first group g of a row r
-	// whose mean half precision cannot hold; the tiles of the 16 rows around it and of
-	// those after it are then not written, and their scales are of no use.
+	// whose mean half precision cannot hold; what w then holds in the 16 rows around it
+	// and in those after it is of no use.
 	QuantizeTernary func(w *Ternary, x []float32, r0, r1 int) int
 }
 

@@ -26,6 +26,7 @@ func newCSet(name string, c *cset) *Set {
 	bindFloat(&s, c)
 	bindMatMul(&s, c)
 	bindQ8(&s, c)
+	bindBackward(&s, c)
 	bindFused(&s)
 	return &s
 }

@@ -34,6 +34,7 @@ func csets() []*Set {
 			set := newCSet(v.name, v.c)
 			if v.name == "avx512vnni" && x.HasAVX512BF16 {
 				set.MatMulBF16 = cMatMul("MatMulBF16", C.nc_matmul_fn(C.nc_matmul_avx512bf16), true)
+				bindAttentionBF16(set, C.nc_attention_backward_fn(C.nc_attention_backward_avx512bf16))
 			}
 			s = append(s, set)
 		}

@@ -8,4 +8,7 @@
 #include "float_vector.h"
 #include "float_dense.h"
 #include "float_attention.h"
+#include "float_backward.h"
+#include "float_loss.h"
+#include "float_latent.h"
 #endif

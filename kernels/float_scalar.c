@@ -7,3 +7,6 @@
 #include "float_vector.h"
 #include "float_dense.h"
 #include "float_attention.h"
+#include "float_backward.h"
+#include "float_loss.h"
+#include "float_latent.h"

@@ -1,5 +1,4 @@
-/* matmul_f32.h: the loads of matmul.h for panels of float32. The ISA gives
- * vf_round_bf16, which rounds 16 floats to bfloat16 as F32ToBF16 does. */
+/* matmul_f32.h: the loads of matmul.h for panels of float32. */
 
 enum { MM_K = 1 };
 

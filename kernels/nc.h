@@ -109,6 +109,21 @@ typedef struct {
 	int32_t add;
 } nc_product;
 
+/* kernels.Loss and AttentionGrad */
+typedef struct {
+	float scale, cap, z, entropy, smoothing;
+} nc_loss;
+
+typedef struct {
+	int64_t n, heads, kv_heads, head_dim, ldq, ldk, ldv, ldo;
+	float scale;
+} nc_attention_grad;
+
+typedef void (*nc_attention_backward_fn)(float *dq, float *dk, float *dv, const float *dout,
+                                         const float *q, const float *k, const float *v,
+                                         const float *out, const nc_attention_grad *a, int64_t h0,
+                                         int64_t h1, uint8_t *scratch);
+
 typedef void (*nc_matmul_fn)(float *dst, int64_t ldd, const nc_operand *a, const nc_operand *b,
                              const nc_product *p, uint8_t *scratch);
 
@@ -149,6 +164,27 @@ struct nc_set {
 	                  const nc_query *a, int64_t h0, int64_t h1, uint8_t *scratch);
 
 	nc_matmul_fn matmul;
+
+	void (*rmsnorm_backward)(float *dx, float *dweight, const float *dy, const float *x,
+	                         const float *weight, float eps, int64_t n);
+	void (*swiglu_backward)(float *dgate, float *dup, const float *dy, const float *gate,
+	                        const float *up, int64_t n);
+	void (*relu2glu_backward)(float *dgate, float *dup, const float *dy, const float *gate,
+	                          const float *up, int64_t n);
+	void (*relu2_backward)(float *dx, const float *dy, const float *x, int64_t n);
+	void (*rope_backward)(float *x, int64_t heads, int64_t head_dim, const float *cos,
+	                      const float *sin, int64_t half, int32_t interleaved);
+	float (*dot)(const float *x, const float *y, int64_t n);
+	/* out: nll, lse, entropy */
+	void (*cross_entropy)(float *out, float *dst, const float *z, int64_t n, int64_t target,
+	                      const nc_loss *o);
+	nc_attention_backward_fn attention_backward;
+	void (*bf16)(uint16_t *dst, float a, const float *x, int64_t n);
+	void (*bf16_from_i8)(uint16_t *dst, const int8_t *q, int64_t n);
+	void (*ternary_bf16)(uint16_t *dst, int64_t ldd, const nc_ternary *w, int64_t r0, int64_t r1);
+	/* -1, or row*groups+group of the first scale that is not finite */
+	int64_t (*quantize_ternary)(uint8_t *tiles, uint16_t *scales, const float *x, int64_t cols,
+	                            int64_t group, int64_t r0, int64_t r1);
 };
 
 /* Initialisers of the members of a family; the includer of both is sets.c. */

@@ -130,6 +130,36 @@ VF_FN void vf_store_f16(uint16_t *p, vf x)
 	_mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
 	_mm_storeu_si128((__m128i *)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
 }
+VF_FN __m256 vf_round_bf16_8(__m256 x)
+{
+	__m256i u = _mm256_castps_si256(x);
+	__m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+	__m256i r = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+	__m256i q = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+	__m256 s = _mm256_blendv_ps(_mm256_castsi256_ps(r), _mm256_castsi256_ps(q),
+	                            _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+	return _mm256_and_ps(s, _mm256_castsi256_ps(_mm256_set1_epi32((int)0xffff0000)));
+}
+VF_FN vf vf_round_bf16(vf x) { return vf_pair(vf_round_bf16_8(x.a), vf_round_bf16_8(x.b)); }
+VF_FN void vf_store_bf16(uint16_t *p, vf x)
+{
+	__m256i a = _mm256_srli_epi32(_mm256_castps_si256(x.a), 16);
+	__m256i b = _mm256_srli_epi32(_mm256_castps_si256(x.b), 16);
+	__m256i r = _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xd8);
+	_mm256_storeu_si256((__m256i *)p, r);
+}
+VF_FN __m256 vf_trits8(uint32_t row, __m256i shift)
+{
+	__m256i t = _mm256_srlv_epi32(_mm256_set1_epi32((int)row), shift);
+	t = _mm256_and_si256(t, _mm256_set1_epi32(3));
+	return _mm256_cvtepi32_ps(_mm256_sub_epi32(t, _mm256_set1_epi32(1)));
+}
+VF_FN vf vf_trits(uint32_t row)
+{
+	return vf_pair(vf_trits8(row, _mm256_setr_epi32(0, 8, 16, 24, 2, 10, 18, 26)),
+	               vf_trits8(row, _mm256_setr_epi32(4, 12, 20, 28, 6, 14, 22, 30)));
+}
+
 VF_FN float vf_half(uint16_t h) { return _cvtsh_ss(h); }
 VF_FN float vf_fma1(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 

@@ -91,6 +91,36 @@ VF_FN void vf_storen_f16(uint16_t *p, vf a, int64_t n)
 {
 	_mm256_mask_storeu_epi16(p, vf_mask(n), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
+/* vf_round_bf16: to bfloat16, halves to even, as F32ToBF16; vf_store_bf16 of such
+ * values, or of any, cut short. */
+VF_FN vf vf_round_bf16(vf x)
+{
+	__m512i u = _mm512_castps_si512(x), one = _mm512_set1_epi32(1);
+	__m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), one);
+	__m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+	__m512i q = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
+	r = _mm512_mask_mov_epi32(r, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), q);
+	return _mm512_castsi512_ps(_mm512_and_si512(r, _mm512_set1_epi32((int)0xffff0000)));
+}
+VF_FN __m256i vf_upper(vf x)
+{
+	return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(x), 16));
+}
+VF_FN void vf_store_bf16(uint16_t *p, vf a) { _mm256_storeu_si256((__m256i *)p, vf_upper(a)); }
+VF_FN void vf_storen_bf16(uint16_t *p, vf a, int64_t n)
+{
+	_mm256_mask_storeu_epi16(p, vf_mask(n), vf_upper(a));
+}
+/* vf_trits: code-1 of the 16 columns in one row of a tile, from its four bytes. */
+VF_FN vf vf_trits(uint32_t row)
+{
+	const __m512i shift =
+		_mm512_setr_epi32(0, 8, 16, 24, 2, 10, 18, 26, 4, 12, 20, 28, 6, 14, 22, 30);
+	__m512i t = _mm512_srlv_epi32(_mm512_set1_epi32((int)row), shift);
+	t = _mm512_and_si512(t, _mm512_set1_epi32(3));
+	return _mm512_cvtepi32_ps(_mm512_sub_epi32(t, _mm512_set1_epi32(1)));
+}
+
 VF_FN float vf_half(uint16_t h) { return _cvtsh_ss(h); }
 VF_FN float vf_fma1(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 

@@ -161,6 +161,35 @@ VF_FN void vf_store_f16(uint16_t *p, vf a)
 {
 	VF_EACH vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.v[i])));
 }
+VF_FN vf vf_round_bf16(vf x)
+{
+	VF_EACH
+	{
+		uint32x4_t u = vreinterpretq_u32_f32(x.v[i]);
+		uint32x4_t odd = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
+		uint32x4_t r = vaddq_u32(u, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+		uint32x4_t q = vorrq_u32(u, vdupq_n_u32(0x400000));
+		r = vbslq_u32(vceqq_f32(x.v[i], x.v[i]), r, q);
+		x.v[i] = vreinterpretq_f32_u32(vandq_u32(r, vdupq_n_u32(0xffff0000)));
+	}
+	return x;
+}
+VF_FN void vf_store_bf16(uint16_t *p, vf a)
+{
+	VF_EACH vst1_u16(p + 4 * i, vshrn_n_u32(vreinterpretq_u32_f32(a.v[i]), 16));
+}
+VF_FN vf vf_trits(uint32_t row)
+{
+	vf r;
+	VF_EACH
+	{
+		const int32x4_t shift = {-2 * i, -8 - 2 * i, -16 - 2 * i, -24 - 2 * i};
+		uint32x4_t t = vandq_u32(vshlq_u32(vdupq_n_u32(row), shift), vdupq_n_u32(3));
+		r.v[i] = vcvtq_f32_s32(vsubq_s32(vreinterpretq_s32_u32(t), vdupq_n_s32(1)));
+	}
+	return r;
+}
+
 VF_FN float vf_half(uint16_t h)
 {
 	return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(h))), 0);

@@ -198,6 +198,34 @@ VF_FN vf vf_i8(const int8_t *p)
 }
 VF_FN void vf_store_f16(uint16_t *p, vf a) { VF_EACH p[i] = vf_to_half(a.v[i]); }
 
+VF_FN vf vf_round_bf16(vf x)
+{
+	VF_EACH
+	{
+		uint32_t u;
+		memcpy(&u, &x.v[i], 4);
+		u = (u & 0x7fffffff) > 0x7f800000 ? u | 0x400000 : u + 0x7fff + (u >> 16 & 1);
+		u &= 0xffff0000;
+		memcpy(&x.v[i], &u, 4);
+	}
+	return x;
+}
+VF_FN void vf_store_bf16(uint16_t *p, vf a)
+{
+	VF_EACH
+	{
+		uint32_t u;
+		memcpy(&u, &a.v[i], 4);
+		p[i] = (uint16_t)(u >> 16);
+	}
+}
+VF_FN vf vf_trits(uint32_t row)
+{
+	vf r;
+	VF_EACH r.v[i] = (float)((int)(row >> (i % 4 * 8 + i / 4 * 2) & 3) - 1);
+	return r;
+}
+
 VF_FN float vf_sum(vf a)
 {
 	for (int h = 8; h > 0; h /= 2)

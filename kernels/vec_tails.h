@@ -32,3 +32,11 @@ VF_FN void vf_storen_f16(uint16_t *p, vf a, int64_t n)
 	for (int64_t i = 0; i < n; i++)
 		p[i] = t[i];
 }
+
+VF_FN void vf_storen_bf16(uint16_t *p, vf a, int64_t n)
+{
+	uint16_t t[16];
+	vf_store_bf16(t, a);
+	for (int64_t i = 0; i < n; i++)
+		p[i] = t[i];
+}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/architehc/nanochat/core/data"
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/tokenizer"
 )
@@ -57,14 +58,14 @@ func (r *run) provenance() ([]gguf.KV, error) {
 	put("nanochat.training.tokens", gguf.V(uint64(r.meta.Tokens)))
 	put("nanochat.training.seconds", gguf.V(r.meta.Seconds))
 	text("nanochat.training.config", r.cfg.TOML())
-	text("nanochat.training.kernel", r.set.Name)
+	text("nanochat.training.kernel", r.meta.Kernel)
 	if v := r.meta.Val; v != nil && r.meta.ValStep == r.meta.Step {
 		put("nanochat.training.val_bpb", gguf.V(float64(v.BPB)))
 		put("nanochat.training.val_nats", gguf.V(float64(v.Nats)))
 		put("nanochat.training.val_tokens", gguf.V(uint64(v.Tokens)))
 	}
-	text("nanochat.data.id", r.data.ID())
-	text("nanochat.data.tokenizer_sha256", r.manifest.Tokenizer.SHA256)
+	text("nanochat.data.id", r.meta.Cursor.Dataset)
+	text("nanochat.data.tokenizer_sha256", fmt.Sprintf("%x", data.TokenizerHash(r.tok)))
 	text("nanochat.data.licence", r.licence())
 	return kvs, nil
 }
@@ -73,6 +74,9 @@ func (r *run) provenance() ([]gguf.KV, error) {
 func (r *run) licence() string {
 	if r.cfg.Data.Licence != "" {
 		return r.cfg.Data.Licence
+	}
+	if r.manifest == nil {
+		return ""
 	}
 	type count struct {
 		name string

@@ -87,13 +87,7 @@ func (r *run) openData() (err error) {
 		return &config.Error{Source: r.cfg.Source("model.vocab"), Key: "model.vocab", What: fmt.Sprintf("%d, but the data in %s has a vocabulary of %d", r.cfg.Model.Vocab, d.Path, n),
 			Hint: fmt.Sprintf("set it to %d, or prepare the data with another tokenizer", n)}
 	}
-	path := d.Tokenizer
-	if path == "" {
-		path = filepath.Join(d.Path, "tokenizer.gguf")
-		if _, err := r.stat(path); errors.Is(err, fs.ErrNotExist) {
-			path = filepath.Join(d.Path, "tokenizer.json")
-		}
-	}
+	path := r.tokenizerPath()
 	if r.tok, err = openTokenizer(path); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return &config.Error{Source: r.cfg.Source("data.tokenizer"), Key: "data.tokenizer", What: "there is no file " + path, Hint: "name the tokenizer that prepared the data"}
@@ -105,6 +99,19 @@ func (r *run) openData() (err error) {
 			Hint: "name that one, or prepare the data again"}
 	}
 	return nil
+}
+
+// tokenizerPath is the configured tokenizer, or the one beside the data.
+func (r *run) tokenizerPath() string {
+	d := &r.cfg.Data
+	if d.Tokenizer != "" {
+		return d.Tokenizer
+	}
+	path := filepath.Join(d.Path, "tokenizer.gguf")
+	if _, err := r.stat(path); errors.Is(err, fs.ErrNotExist) {
+		path = filepath.Join(d.Path, "tokenizer.json")
+	}
+	return path
 }
 
 func (*run) stat(path string) (fs.FileInfo, error) { return fsx.OS().Stat(path) }

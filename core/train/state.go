@@ -109,6 +109,7 @@ func (r *run) start() error {
 	} else if err := r.restore(state); err != nil {
 		return err
 	}
+	r.meta.Kernel = r.set.Name // of a resumed run, too: that of its last part
 	if err := r.net.Refresh(); err != nil {
 		return err
 	}

@@ -66,42 +66,54 @@ func TestRun(t *testing.T) {
 	require.Contains(t, string(readAll(t, fsys, "run/config.toml")), "seq_len = 32")
 }
 
-// A run that is cut off after any number of steps and resumed is the run that was not.
-func TestResume(t *testing.T) {
-	dir := prepared(t)
-	whole := fsx.NewCrash(1)
-	weights := map[string][]float32{}
-	keep := func(to map[string][]float32) func(*Options) {
-		return func(o *Options) {
-			o.hooks.network = func(r *run) (network, error) {
-				n, err := newFake(r)
+// keep is an option that makes networks by make and notes their weights in to.
+func keep(to map[string][]float32, make func(*run) (network, error)) func(*Options) {
+	return func(o *Options) {
+		o.hooks.network = func(r *run) (network, error) {
+			n, err := make(r)
+			if err == nil {
 				for _, p := range n.Params() {
 					to[p.Name] = p.W
 				}
-				return n, err
 			}
+			return n, err
 		}
 	}
-	want, err := train(t, settings(t, dir), whole, keep(weights))
-	require.NoError(t, err)
-	for _, at := range []int{1, 4, 5, 6, 11} {
-		fsys := fsx.NewCrash(1)
-		ctx, cancel := context.WithCancel(context.Background())
-		o := Options{FS: fsys, Progress: func(p *Progress) {
-			if p.Step == at {
-				cancel()
+}
+
+// A run that is cut off after any number of steps and resumed is the run that was not.
+func TestResume(t *testing.T) {
+	dir := prepared(t)
+	for name, make := range map[string]func(*run) (network, error){"fake": newFake, "real": newNetwork} {
+		t.Run(name, func(t *testing.T) {
+			stops := []int{1, 4, 5, 6, 11}
+			if name == "real" {
+				stops = []int{5, 7}
 			}
-		}, hooks: hooks{network: newFake}}
-		res, err := Run(ctx, settings(t, dir), o)
-		require.ErrorIs(t, err, context.Canceled)
-		require.Equal(t, at, res.Steps)
-		got := map[string][]float32{}
-		res, err = train(t, settings(t, dir, "train.threads=2"), fsys, keep(got))
-		require.NoError(t, err, "stopped after %d", at)
-		require.Equal(t, at, res.Resumed)
-		require.Equal(t, weights, got, "stopped after %d", at)
-		require.Equal(t, lines(t, whole), lines(t, fsys))
-		require.Equal(t, want.Best, res.Best)
+			whole := fsx.NewCrash(1)
+			weights := map[string][]float32{}
+			want, err := train(t, settings(t, dir), whole, keep(weights, make))
+			require.NoError(t, err)
+			for _, at := range stops {
+				fsys := fsx.NewCrash(1)
+				ctx, cancel := context.WithCancel(context.Background())
+				o := Options{FS: fsys, Progress: func(p *Progress) {
+					if p.Step == at {
+						cancel()
+					}
+				}, hooks: hooks{network: make}}
+				res, err := Run(ctx, settings(t, dir), o)
+				require.ErrorIs(t, err, context.Canceled)
+				require.Equal(t, at, res.Steps)
+				got := map[string][]float32{}
+				res, err = train(t, settings(t, dir, "train.threads=2"), fsys, keep(got, make))
+				require.NoError(t, err, "stopped after %d", at)
+				require.Equal(t, at, res.Resumed)
+				require.Equal(t, weights, got, "stopped after %d", at)
+				require.Equal(t, lines(t, whole), lines(t, fsys))
+				require.Equal(t, want.Best, res.Best)
+			}
+		})
 	}
 }
 

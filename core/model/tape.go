@@ -3,6 +3,7 @@ package model
 import (
 	"time"
 
+	"github.com/architehc/nanochat/core/internal/clock"
 	"github.com/architehc/nanochat/core/mhc"
 	"github.com/architehc/nanochat/kernels"
 	"github.com/architehc/nanochat/kernels/team"
@@ -192,10 +193,10 @@ type partClock struct {
 	sum  [parts]time.Duration
 }
 
-func (p *partClock) start() { p.last = time.Now() }
+func (p *partClock) start() { p.last = clock.System().Now() }
 
 func (p *partClock) mark(x part) {
-	now := time.Now()
+	now := clock.System().Now()
 	p.sum[x] += now.Sub(p.last)
 	p.last = now
 }

@@ -109,9 +109,32 @@ func (f *fake) Save(fsys fsx.FS, path string, meta []gguf.KV) error {
 	})
 }
 
-// prepared is a directory of prepared data, made once for all tests.
+// common is the directory of prepared data that all tests read.
+var common string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "train")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	common = dir
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// prepared is a directory of prepared data that is not to be changed.
 func prepared(t testing.TB) string {
-	dir := filepath.Join(t.TempDir(), "data")
+	dir := filepath.Join(common, "data")
+	if _, err := os.Stat(dir); err != nil {
+		prepareData(t, dir, "x == %d")
+	}
+	return dir
+}
+
+// prepareData writes a dataset of small functions with that body.
+func prepareData(t testing.TB, dir, body string) {
 	tok, err := tokenizer.NewByteLevel(fakeVocab)
 	require.NoError(t, err)
 	var lines strings.Builder
@@ -119,7 +142,7 @@ func prepared(t testing.TB) string {
 		r := rng.New(uint64(i), 5)
 		var text strings.Builder
 		for range 20 {
-			fmt.Fprintf(&text, "fn f%c(x: u%d) -> bool {\n    x == %d\n}\n", 'a'+rune(r.IntN(26)), 8<<r.IntN(4), r.IntN(100))
+			fmt.Fprintf(&text, "fn f%c(x: u%d) -> bool {\n    "+body+"\n}\n", 'a'+rune(r.IntN(26)), 8<<r.IntN(4), r.IntN(100))
 		}
 		b, err := json.Marshal(map[string]any{"text": text.String(), "crate": fmt.Sprint("c", i), "path": "lib.rs"})
 		require.NoError(t, err)
@@ -138,7 +161,6 @@ func prepared(t testing.TB) string {
 	require.NoError(t, err)
 	require.NoError(t, tok.WriteHF(f))
 	require.NoError(t, f.Close())
-	return dir
 }
 
 // settings is a run of a few short steps on prepared data, in the directory /run of a
@@ -176,7 +198,7 @@ lr = 0.05
 
 // train runs c on fsys.
 func train(t testing.TB, c *config.Config, fsys fsx.FS, change ...func(*Options)) (*Result, error) {
-	o := Options{FS: fsys, Set: kernels.Best(), hooks: hooks{network: newFake}}
+	o := Options{FS: fsys, Set: kernels.Best(), Peak: 1e12, hooks: hooks{network: newFake}}
 	for _, f := range change {
 		f(&o)
 	}

@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/architehc/nanochat/core/internal/fsx"
-	"github.com/architehc/nanochat/core/optim"
 )
 
 func readAll(t testing.TB, fsys fsx.FS, path string) []byte {
@@ -116,26 +114,3 @@ func TestResume(t *testing.T) {
 		})
 	}
 }
-
-func TestNonFiniteIsSkipped(t *testing.T) {
-	dir, fsys := prepared(t), fsx.NewCrash(1)
-	var log bytes.Buffer
-	res, err := train(t, settings(t, dir), fsys, func(o *Options) {
-		o.Log = &log
-		o.hooks.gradients = func(step int, params []optim.Param) {
-			if step == 4 {
-				params[1].G[7] *= float32(infinity())
-			}
-		}
-	})
-	require.NoError(t, err)
-	require.Equal(t, 1, res.Skipped)
-	require.Equal(t, map[Kind]int{NonFinite: 1}, res.Events)
-	m := lines(t, fsys)[3]
-	require.Equal(t, true, m["skipped"])
-	require.Equal(t, "the gradient of bias", m["non_finite"])
-	require.Contains(t, fmt.Sprint(m["events"]), "the gradient of bias is not finite; the step was skipped")
-	require.Contains(t, log.String(), "warning: step 4: the gradient of bias is not finite")
-}
-
-func infinity() float64 { v := 1e308; return v * 10 }

@@ -35,6 +35,7 @@ type grammar struct {
 	Tokenizer  tokenizerCmd  `cmd:"" help:"Make a vocabulary, and turn text into tokens and back."`
 	Data       dataCmd       `cmd:"" help:"Prepare text for training."`
 	Train      trainCmd      `cmd:"" help:"Train a model."`
+	Export     exportCmd     `cmd:"" help:"Make a model file of a training's checkpoint."`
 	Eval       evalCmd       `cmd:"" help:"Measure how good a model is."`
 	Benchmark  benchmarkCmd  `cmd:"" help:"Measure a model, or the kernels against this machine's limits."`
 	Doctor     doctorCmd     `cmd:"" help:"Show what nanochat finds on this machine."`

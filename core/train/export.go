@@ -3,6 +3,7 @@ package train
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/architehc/nanochat/core/data"
@@ -60,8 +61,8 @@ func (r *run) provenance() ([]gguf.KV, error) {
 	text("nanochat.training.config", r.cfg.TOML())
 	text("nanochat.training.kernel", r.meta.Kernel)
 	if v := r.meta.Val; v != nil && r.meta.ValStep == r.meta.Step {
-		put("nanochat.training.val_bpb", gguf.V(float64(v.BPB)))
-		put("nanochat.training.val_nats", gguf.V(float64(v.Nats)))
+		put("nanochat.training.val_bpb", gguf.V(v.BPB.digits()))
+		put("nanochat.training.val_nats", gguf.V(v.Nats.digits()))
 		put("nanochat.training.val_tokens", gguf.V(uint64(v.Tokens)))
 	}
 	text("nanochat.data.id", r.meta.Cursor.Dataset)
@@ -101,4 +102,14 @@ func (r *run) licence() string {
 		parts = append(parts, fmt.Sprintf("%s: %d documents", c.name, c.n))
 	}
 	return strings.Join(parts, "; ")
+}
+
+// digits is n as it stands in a checkpoint, so that the file of a run that was resumed
+// is that of one that was not.
+func (n Number) digits() float64 {
+	v, err := strconv.ParseFloat(fmt.Sprintf("%.6g", float64(n)), 64)
+	if err != nil {
+		return float64(n)
+	}
+	return v
 }

@@ -42,6 +42,7 @@ var layers = map[string]row{
 	"tests/arch":          {9, nil},
 	"tests/c":             {9, nil},
 	"tests/e2e":           {9, nil},
+	"tests/golden":        {9, nil},
 	"tests/interop":       {9, nil},
 }
 

@@ -7,8 +7,13 @@ import (
 	"github.com/architehc/nanochat/kernels/team"
 )
 
-// headTokens is the number of tokens whose logits exist at the same time.
-const headTokens = 256
+const (
+	// headTokens is the number of tokens whose logits exist at the same time.
+	headTokens = 256
+	// chunkTokens is the number of tokens that go through the products of the backward
+	// together: what is between the products then stays in cache.
+	chunkTokens = 512
+)
 
 // backward is the memory of a backward pass and what it is to do.
 //
@@ -22,23 +27,24 @@ type backward struct {
 	loss    LossOptions
 	learn   bool // gradients are wanted
 	block   int  // tokens of a block
+	chunk   int  // tokens that go through matrix products together, whole blocks
 
-	dx, dxOther   []float32 // [tokens][Streams·Dim], the streams' gradient and where the next one goes
-	dembed        []float32 // [tokens][Dim], that of the embedding by way of the residual scalars
-	din           []float32 // [tokens][Dim], that of an input of width Dim
-	wide          []float32 // [tokens][the widest of FFN and Heads·HeadDim], that of the input of o or down
-	dq, dk, dv    []float32 // [tokens][...]
-	dy, x         factors   // [tokens][...], of the product at hand: both factors of dyᵀ·x
-	partial       []float32 // [blocks][partWidth]
-	partWidth     int
-	logits        []float32 // [headTokens][Vocab]
-	results       []lossRow // [tokens]
-	scalars       []float32 // [Layers][2][tokens], the tokens' parts of the gradients of residual scalars
-	coefGrads     []mhc.CoefGrad
-	mixGrads      []*mhc.Grad // [blocks]
-	workers       []backWorker
-	headScale     []float32 // [tokens], see gain
-	attentionNeed int       // bytes of scratch
+	dx, dxOther []float32 // [tokens][Streams·Dim], the streams' gradient and where the next one goes
+	dembed      []float32 // [tokens][Dim], that of the embedding
+	datt        []float32 // [tokens][Heads·HeadDim], that of the result of attention
+	dq, dk, dv  []float32 // [tokens][...]
+	din         []float32 // [chunk][Dim], that of an input of width Dim
+	wide        []float32 // [chunk][FFN], that of the input of down
+	dy, x       factors   // [chunk][...], of the product at hand: both factors of dyᵀ·x
+	partial     []float32 // [blocks][partWidth]
+	partWidth   int
+	logits      []float32 // [headTokens][Vocab]
+	headScale   []float32 // [headTokens], see gain
+	results     []lossRow // [tokens]
+	scalars     []float32 // [Layers][2][tokens], the tokens' parts of the gradients of residual scalars
+	coefGrads   []mhc.CoefGrad
+	mixGrads    []*mhc.Grad // [blocks]
+	workers     []backWorker
 }
 
 // lossRow is the loss of one target.
@@ -53,11 +59,12 @@ type backWorker struct {
 	c       *worker
 	tw      *team.Worker
 	k       *kernels.Set
-	lo, hi  int // its tokens: whole blocks
+	first   int // of the tokens at hand, n; with the whole step, of all tokens
+	n       int
+	lo, hi  int // its part of them, whole blocks
 	dx, old []float32
 	pending []pendingSum
-	merge   *mhc.Grad // of site; what the blocks' mixGrads are to be added to
-	site    *mhc.Site
+	merge   pendingMix
 
 	hidden    []float32 // [FFN], activated
 	y         []float32 // [Dim]
@@ -73,8 +80,16 @@ type backWorker struct {
 // pendingSum is a gradient that the blocks' partial sums, from column on, are to
 // be added to.
 type pendingSum struct {
-	dst    []float32
-	column int
+	dst      []float32
+	column   int
+	first, n int // of the tokens
+}
+
+// pendingMix is the gradient of a site that the blocks' are to be added to.
+type pendingMix struct {
+	site     *mhc.Site
+	grad     *mhc.Grad
+	first, n int // of the tokens
 }
 
 // newBackward makes the memory.
@@ -84,12 +99,14 @@ func (t *Trainer) newBackward() {
 	width := max(q+2*kv, t.layers[0].up.rows)
 	b.body = t.run
 	b.block = 32
-	if c.Streams > 1 {
-		b.block = 256 // a dynamic site's gradient of one block is large
+	if c.Streams > 1 && c.MHCDynamic {
+		b.block = 64 // such a site's gradient of one block is large
 	}
 	blocks := (n + b.block - 1) / b.block
+	b.chunk = min(max(chunkTokens, b.block*t.o.Team.Size()), blocks*b.block)
 	rows := func(width int) []float32 { return make([]float32, n*width) }
-	b.dx, b.din, b.wide = rows(c.Streams*c.Dim), rows(c.Dim), rows(max(c.FFN, q))
+	b.dx, b.datt = rows(c.Streams*c.Dim), rows(q)
+	b.din, b.wide = make([]float32, b.chunk*c.Dim), make([]float32, b.chunk*c.FFN)
 	if c.Streams > 1 {
 		b.dxOther = rows(c.Streams * c.Dim)
 		b.coefGrads = make([]mhc.CoefGrad, n)
@@ -104,15 +121,15 @@ func (t *Trainer) newBackward() {
 	b.dq, b.dk, b.dv = rows(q), rows(kv), rows(kv)
 	inputs := max(c.Dim, c.FFN, q)
 	if t.o.F32 {
-		b.dy.full, b.x.full = rows(width), rows(inputs)
+		b.dy.full, b.x.full = make([]float32, b.chunk*width), make([]float32, b.chunk*inputs)
 	} else {
-		b.dy.half, b.x.half = make([]uint16, n*width), make([]uint16, n*inputs)
+		b.dy.half, b.x.half = make([]uint16, b.chunk*width), make([]uint16, b.chunk*inputs)
 	}
 	b.partWidth = max(inputs, 2*c.HeadDim)
 	b.partial = make([]float32, blocks*b.partWidth)
 	b.logits = make([]float32, min(headTokens, n)*c.Vocab)
 	b.results = make([]lossRow, n)
-	b.headScale = rows(1)
+	b.headScale = make([]float32, headTokens)
 	b.workers = make([]backWorker, t.o.Team.Size())
 	need := kernels.AttentionBackwardScratch(min(n, c.Context), c.HeadDim)
 	for i := range b.workers {
@@ -130,19 +147,25 @@ func (t *Trainer) run(tw *team.Worker) {
 	t.work.run(tw)
 	b := &t.workers[tw.ID]
 	b.tw = tw
-	b.lo, b.hi = tw.Range(t.tokens, t.block)
-	b.dx, b.old, b.pending, b.merge = t.dx, t.dxOther, b.pending[:0], nil
+	b.dx, b.old, b.pending, b.merge = t.dx, t.dxOther, b.pending[:0], pendingMix{}
 	b.head()
 	if !t.learn {
 		return
 	}
-	b.lastNorm()
+	b.sync(partTokens) // the tokens are divided in another way from here on
 	for i := len(t.layers) - 1; i >= 0; i-- {
 		b.recompute(i)
 		b.feedForward(i)
 		b.attend(i)
 	}
 	b.embedding()
+}
+
+// take makes up to n tokens from first on those at hand.
+func (b *backWorker) take(first, n int) {
+	b.first, b.n = first, min(n, b.t.tokens-first)
+	b.lo, b.hi = b.tw.Range(b.n, b.t.block)
+	b.lo, b.hi = b.lo+first, b.hi+first
 }
 
 // sync ends a phase, whose time is counted to a part.
@@ -164,11 +187,11 @@ func (b *backWorker) multiply(dst []float32, x, y kernels.Operand, p kernels.Pro
 	f(dst, p.N, x, y, p, lo, hi, b.product)
 }
 
-// inputs computes dst = dy·W, [tokens][w.cols].
+// inputs computes dst = dy·W, [n][w.cols].
 func (b *backWorker) inputs(dst []float32, w *matrix) {
 	t := b.t
 	b.multiply(dst, t.dy.operand(w.rows, false), w.used.operand(w.cols, false),
-		kernels.Product{M: t.tokens, N: w.cols, K: w.rows})
+		kernels.Product{M: b.n, N: w.cols, K: w.rows})
 	b.c.mark(partInputs)
 }
 
@@ -176,7 +199,7 @@ func (b *backWorker) inputs(dst []float32, w *matrix) {
 func (b *backWorker) weights(w *matrix) {
 	t := b.t
 	b.multiply(w.g, t.dy.operand(w.rows, true), t.x.operand(w.cols, false),
-		kernels.Product{M: w.rows, N: w.cols, K: t.tokens, Add: true})
+		kernels.Product{M: w.rows, N: w.cols, K: b.n, Add: true})
 }
 
 // products is inputs and weights, and between them what is left from the phase
@@ -196,20 +219,20 @@ func (b *backWorker) finish() {
 		if lo == hi {
 			continue
 		}
-		for i := 0; i*t.block < t.tokens; i++ {
+		for i := s.first / t.block; i*t.block < s.first+s.n; i++ {
 			part := t.partial[i*t.partWidth+s.column:][lo:hi]
 			b.k.Add(s.dst[lo:hi], s.dst[lo:hi], part)
 		}
 	}
 	b.pending = b.pending[:0]
-	if b.merge != nil && b.tw.ID == 0 {
-		for i := 0; i*t.block < t.tokens; i++ {
-			b.merge.Merge(b.k, t.mixGrads[i])
+	if m := &b.merge; m.grad != nil && b.tw.ID == 0 {
+		for i := m.first / t.block; i*t.block < m.first+m.n; i++ {
+			m.grad.Merge(b.k, t.mixGrads[i])
 			t.mixGrads[i].Clear()
 		}
-		b.site.FinishBackward(b.k, b.merge)
+		m.site.FinishBackward(b.k, m.grad)
 	}
-	b.merge = nil
+	b.merge = pendingMix{}
 }
 
 // part is the memory for partial sums of the block of token i, n numbers from
@@ -230,7 +253,7 @@ func (b *backWorker) part(i int, dst []float32, column int) []float32 {
 // later leaves the blocks' sums from column on to finish.
 func (b *backWorker) later(dst []float32, column int) {
 	if dst != nil {
-		b.pending = append(b.pending, pendingSum{dst, column})
+		b.pending = append(b.pending, pendingSum{dst, column, b.first, b.n})
 	}
 }
 
@@ -263,9 +286,9 @@ func (b *backWorker) divide(x []float32, gain float32) {
 // weights.
 func (b *backWorker) keep(in *input, i, n int) {
 	if a := &in.act; a.Q != nil {
-		b.t.x.putInt8(b.k, i, n, a.Q[i*a.Stride:])
+		b.t.x.putInt8(b.k, i-b.first, n, a.Q[i*a.Stride:])
 	} else {
-		b.t.x.put(b.k, i, n, 1, row(in.dense, i, n))
+		b.t.x.put(b.k, i-b.first, n, 1, row(in.dense, i, n))
 	}
 }
 
@@ -274,7 +297,8 @@ func (b *backWorker) keep(in *input, i, n int) {
 func (b *backWorker) head() {
 	t, c := b.t, &b.t.m.cfg
 	for first := 0; first < t.tokens; first += headTokens {
-		n := min(headTokens, t.tokens-first)
+		b.take(first, headTokens)
+		n := b.n
 		if lo, hi := b.tw.Range(c.Vocab, kernels.TileSide); lo < hi {
 			b.c.multiplyHead(t.logits, first, n, lo, hi)
 		}
@@ -292,10 +316,11 @@ func (b *backWorker) head() {
 			x = t.x.operand(c.Dim, false)
 		}
 		w := t.head
-		b.multiply(t.din[first*c.Dim:], dz, w.used.operand(c.Dim, false), kernels.Product{M: n, N: c.Dim, K: c.Vocab})
+		b.multiply(t.din, dz, w.used.operand(c.Dim, false), kernels.Product{M: n, N: c.Dim, K: c.Vocab})
 		dz.Trans = true
 		b.multiply(w.g, dz, x, kernels.Product{M: c.Vocab, N: c.Dim, K: n, Add: true})
 		b.sync(partHeadBackward)
+		b.lastNorm()
 	}
 }
 
@@ -322,12 +347,14 @@ func (b *backWorker) crossEntropy(i int, z []float32) {
 	}
 	var dst []float32
 	if t.learn {
-		dst, t.headScale[i] = z, 1
+		dst = z
+		scale := &t.headScale[i-b.first]
+		*scale = 1
 		if a := &b.c.finalAct; a.Q != nil {
-			t.headScale[i] = gainOf(a.Scale[i])
-			t.x.putInt8(b.k, i%headTokens, c.Dim, a.Q[i*a.Stride:])
+			*scale = gainOf(a.Scale[i])
+			t.x.putInt8(b.k, i-b.first, c.Dim, a.Q[i*a.Stride:])
 		}
-		o.Scale *= t.headScale[i]
+		o.Scale *= *scale
 	}
 	r.nll, r.lse, r.entropy = b.k.CrossEntropy(dst, z, target, o)
 	s, lse := t.loss.Smoothing, float64(r.lse)
@@ -340,8 +367,8 @@ func (b *backWorker) lastNorm() {
 	t, c := b.t, &b.t.m.cfg
 	left := t.work.tape.before(c.Layers)
 	for i := b.lo; i < b.hi; i++ {
-		d := row(t.din, i, c.Dim)
-		b.divide(d, t.headScale[i])
+		d := row(t.din, i-b.first, c.Dim)
+		b.divide(d, t.headScale[i-b.first])
 		mhc.Collapse(b.k, b.y, row(left, i, c.Streams*c.Dim))
 		b.k.RMSNormBackward(d, b.part(i, t.norm, 0), d, b.y, t.m.norm, b.c.eps)
 		mhc.CollapseBackward(b.k, row(b.dx, i, c.Streams*c.Dim), d)
@@ -374,48 +401,63 @@ func (b *backWorker) recompute(index int) {
 	}
 }
 
-// feedForward is the backward of the second half of layer index, up to dy of the
-// output projection of attention.
+// feedForward is the backward of the second half of layer index, and of the output
+// projection of attention.
 func (b *backWorker) feedForward(index int) {
 	t, c := b.t, &b.t.m.cfg
 	l, x, tape := &t.m.layers[index], &t.layers[index], &t.work.tape.layers[index]
 	b.c.r = tape.r
-	for i := b.lo; i < b.hi; i++ {
-		dy := b.leave(l.mhcFFN, tape.ffnCoefs, i, tape.middle, tape.down)
-		t.dy.put(b.k, i, c.Dim, gain(&tape.ff, i), dy)
-		b.keep(&tape.ff, i, c.FFN)
-	}
-	b.turn()
-	b.sync(partTokens)
-	b.products(t.wide, &x.down)
-
-	for i := b.lo; i < b.hi; i++ {
-		d := row(t.wide, i, c.FFN)
-		b.divide(d, gain(&tape.ff, i))
-		if l.ffnSub != nil {
-			b.c.activate(b.hidden, i, 0, c.FFN)
-			b.k.RMSNormBackward(d, b.part(i, x.ffnSub, 0), d, b.hidden, l.ffnSub, b.c.eps)
+	q := c.Heads * c.HeadDim
+	for first := 0; first < t.tokens; first += t.chunk {
+		b.take(first, t.chunk)
+		for i := b.lo; i < b.hi; i++ {
+			dy := b.leave(l.mhcFFN, tape.ffnCoefs, i, tape.middle, tape.down)
+			t.dy.put(b.k, i-first, c.Dim, gain(&tape.ff, i), dy)
+			b.keep(&tape.ff, i, c.FFN)
 		}
-		b.activation(i, d, gain(&tape.ffnIn, i))
-		b.keep(&tape.ffnIn, i, c.Dim)
-	}
-	b.later(x.ffnSub, 0)
-	b.sync(partTokens)
-	b.products(t.din, &x.up)
+		b.turn()
+		b.sync(partTokens)
+		b.products(t.wide, &x.down)
 
-	for i := b.lo; i < b.hi; i++ {
-		d := row(t.din, i, c.Dim)
-		b.divide(d, gain(&tape.ffnIn, i))
-		b.enter(l.mhcFFN, tape.ffnCoefs, i, d, tape.middle, l.ffnNorm, b.part(i, x.ffnNorm, 0))
-		dy := b.leave(l.mhcAttn, tape.attnCoefs, i, tape.entered, tape.r.y)
-		t.dy.put(b.k, i, c.Dim, gain(&tape.attOut, i), dy)
-		b.keep(&tape.attOut, i, c.Heads*c.HeadDim)
+		for i := b.lo; i < b.hi; i++ {
+			d := row(t.wide, i-first, c.FFN)
+			b.divide(d, gain(&tape.ff, i))
+			if l.ffnSub != nil {
+				b.c.activate(b.hidden, i, 0, c.FFN)
+				b.k.RMSNormBackward(d, b.part(i, x.ffnSub, 0), d, b.hidden, l.ffnSub, b.c.eps)
+			}
+			b.activation(i, d, gain(&tape.ffnIn, i))
+			b.keep(&tape.ffnIn, i, c.Dim)
+		}
+		b.later(x.ffnSub, 0)
+		b.sync(partTokens)
+		b.products(t.din, &x.up)
+
+		for i := b.lo; i < b.hi; i++ {
+			d := row(t.din, i-first, c.Dim)
+			b.divide(d, gain(&tape.ffnIn, i))
+			b.enter(l.mhcFFN, tape.ffnCoefs, i, d, tape.middle, l.ffnNorm, b.part(i, x.ffnNorm, 0))
+			dy := b.leave(l.mhcAttn, tape.attnCoefs, i, tape.entered, tape.r.y)
+			t.dy.put(b.k, i-first, c.Dim, gain(&tape.attOut, i), dy)
+			b.keep(&tape.attOut, i, q)
+		}
+		b.turn()
+		b.later(x.ffnNorm, 0)
+		b.mergeLater(l.mhcFFN, x.mhcFFN)
+		b.sync(partTokens)
+		b.products(t.datt[first*q:], &x.o)
+
+		for i := b.lo; i < b.hi; i++ {
+			d := row(t.datt, i, q)
+			b.divide(d, gain(&tape.attOut, i))
+			if l.attnSub != nil {
+				b.k.RMSNormBackward(d, b.part(i, x.attnSub, 0), d, row(tape.r.att, i, q), l.attnSub, b.c.eps)
+			}
+		}
+		b.later(x.attnSub, 0)
 	}
-	b.turn()
-	b.later(x.ffnNorm, 0)
-	b.mergeLater(l.mhcFFN, x.mhcFFN)
 	b.sync(partTokens)
-	b.products(t.wide, &x.o)
+	b.finish()
 }
 
 // activation turns d, the gradient of token i's activated values, which it
@@ -425,7 +467,7 @@ func (b *backWorker) activation(i int, d []float32, gain float32) {
 	up := row(b.c.r.up, i, c.FFN)
 	if c.FFNKind == config.FFNReLU2 {
 		b.k.ReLU2Backward(d, d, up)
-		t.dy.put(b.k, i, c.FFN, gain, d)
+		t.dy.put(b.k, i-b.first, c.FFN, gain, d)
 		return
 	}
 	gate, dup := row(b.c.r.gate, i, c.FFN), b.hidden
@@ -434,52 +476,44 @@ func (b *backWorker) activation(i int, d []float32, gain float32) {
 	} else {
 		b.k.SwiGLUBackward(d, dup, d, gate, up)
 	}
-	t.dy.put(b.k, 2*i, c.FFN, gain, dup)
-	t.dy.put(b.k, 2*i+1, c.FFN, gain, d)
+	at := 2 * (i - b.first)
+	t.dy.put(b.k, at, c.FFN, gain, dup)
+	t.dy.put(b.k, at+1, c.FFN, gain, d)
 }
 
 // attend is the backward of the first half of layer index, from the gradient of
-// the input of its output projection.
+// the result of attention.
 func (b *backWorker) attend(index int) {
 	t, c := b.t, &b.t.m.cfg
 	l, x, tape := &t.m.layers[index], &t.layers[index], &t.work.tape.layers[index]
-	q := c.Heads * c.HeadDim
-	for i := b.lo; i < b.hi; i++ {
-		d := row(t.wide, i, q)
-		b.divide(d, gain(&tape.attOut, i))
-		if l.attnSub != nil {
-			b.k.RMSNormBackward(d, b.part(i, x.attnSub, 0), d, row(tape.r.att, i, q), l.attnSub, b.c.eps)
-		}
-	}
-	b.later(x.attnSub, 0)
-	b.sync(partTokens)
 	b.documents(&tape.r)
-	b.finish()
 	b.sync(partAttentionBackward)
-
-	for i := b.lo; i < b.hi; i++ {
-		b.heads(index, i, gain(&tape.in, i))
-		b.keep(&tape.in, i, c.Dim)
-	}
-	b.later(x.qNorm, 0)
-	b.later(x.kNorm, c.HeadDim)
-	b.sync(partTokens)
-	b.products(t.din, &x.qkv)
-
-	for i := b.lo; i < b.hi; i++ {
-		d := row(t.din, i, c.Dim)
-		b.divide(d, gain(&tape.in, i))
-		b.enter(l.mhcAttn, tape.attnCoefs, i, d, tape.entered, l.attnNorm, b.part(i, x.attnNorm, 0))
-		if c.ResidualScalars {
-			b.residual(index, i)
+	for first := 0; first < t.tokens; first += t.chunk {
+		b.take(first, t.chunk)
+		for i := b.lo; i < b.hi; i++ {
+			b.heads(index, i, gain(&tape.in, i))
+			b.keep(&tape.in, i, c.Dim)
 		}
+		b.later(x.qNorm, 0)
+		b.later(x.kNorm, c.HeadDim)
+		b.sync(partTokens)
+		b.products(t.din, &x.qkv)
+
+		for i := b.lo; i < b.hi; i++ {
+			d := row(t.din, i-first, c.Dim)
+			b.divide(d, gain(&tape.in, i))
+			b.enter(l.mhcAttn, tape.attnCoefs, i, d, tape.entered, l.attnNorm, b.part(i, x.attnNorm, 0))
+			if c.ResidualScalars {
+				b.residual(index, i)
+			}
+		}
+		b.later(x.attnNorm, 0)
+		b.mergeLater(l.mhcAttn, x.mhcAttn)
 	}
-	b.later(x.attnNorm, 0)
-	b.mergeLater(l.mhcAttn, x.mhcAttn)
 	b.c.mark(partTokens)
 }
 
-// documents computes dq, dk and dv from dout in wide, a document and a head of keys
+// documents computes dq, dk and dv from datt, a document and a head of keys
 // at a time.
 func (b *backWorker) documents(r *results) {
 	t, c := b.t, &b.t.m.cfg
@@ -494,7 +528,7 @@ func (b *backWorker) documents(r *results) {
 			s, h := &t.work.seqs[u/c.KVHeads], u%c.KVHeads
 			b.grad.N = s.n
 			i := s.first
-			b.k.AttentionBackward(t.dq[i*q:], t.dk[i*kv:], t.dv[i*kv:], t.wide[i*q:],
+			b.k.AttentionBackward(t.dq[i*q:], t.dk[i*kv:], t.dv[i*kv:], t.datt[i*q:],
 				r.rotQ[i*q:], r.rotK[i*kv:], r.v[i*kv:], r.att[i*q:], &b.grad, h, h+1, b.attention)
 		}
 	}
@@ -522,7 +556,8 @@ func (b *backWorker) heads(index, i int, gain float32) {
 		}
 	}
 	width := q + 2*kv
-	t.dy.putAt(b.k, i*width, gain, dq)
-	t.dy.putAt(b.k, i*width+q, gain, dk)
-	t.dy.putAt(b.k, i*width+q+kv, gain, row(t.dv, i, kv))
+	at := (i - b.first) * width
+	t.dy.putAt(b.k, at, gain, dq)
+	t.dy.putAt(b.k, at+q, gain, dk)
+	t.dy.putAt(b.k, at+q+kv, gain, row(t.dv, i, kv))
 }

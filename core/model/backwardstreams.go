@@ -56,7 +56,7 @@ func (b *backWorker) mixing(site *mhc.Site, coefs []mhc.Coef, i int) *mhc.Coef {
 // mergeLater leaves the blocks' gradients of a site to finish.
 func (b *backWorker) mergeLater(site *mhc.Site, g *mhc.Grad) {
 	if b.t.m.cfg.Streams > 1 {
-		b.site, b.merge = site, g
+		b.merge = pendingMix{site, g, b.first, b.n}
 	}
 }
 
@@ -84,6 +84,9 @@ func (b *backWorker) residual(index, i int) {
 func (b *backWorker) embedding() {
 	t, c := b.t, &b.t.m.cfg
 	n := c.Streams * c.Dim
+	b.sync(partTokens)
+	b.finish()
+	b.take(0, t.tokens)
 	for i := b.lo; i < b.hi; i++ {
 		d, de := row(b.dx, i, n), row(t.dembed, i, c.Dim)
 		if c.ResidualScalars {
@@ -95,7 +98,6 @@ func (b *backWorker) embedding() {
 		}
 	}
 	b.sync(partTokens)
-	b.finish()
 	if lo, hi := b.tw.Range(c.Dim, 16); lo < hi {
 		for i := range t.tokens {
 			g := row(t.embed.g, int(t.work.ids[i]), c.Dim)[lo:hi]

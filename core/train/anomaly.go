@@ -109,7 +109,8 @@ func (d *detector) look(m *Metrics) (events []Event) {
 			report(Zeros, "%.1f %% of the trits are zero, more than %.1f %%", 100**v, 100*hi)
 		}
 	}
-	if v := m.Cosine; v != nil && d.limits.Cosine > 0 && float64(*v) > d.limits.Cosine {
+	// Streams begin alike, and need some steps to part.
+	if v := m.Cosine; v != nil && d.limits.Cosine > 0 && float64(*v) > d.limits.Cosine && m.Step > d.limits.Window {
 		report(Collapse, "the mean cosine between residual streams is %.4f, limit %.4f", *v, d.limits.Cosine)
 	}
 	if d.s.Streak++; !bad {

@@ -112,7 +112,7 @@ func TestDivergenceStops(t *testing.T) {
 
 func TestCollapseIsReported(t *testing.T) {
 	fsys := fsx.NewCrash(1)
-	res, err := train(t, settings(t, prepared(t)), fsys, func(o *Options) {
+	res, err := train(t, settings(t, prepared(t), "anomaly.window=8"), fsys, func(o *Options) {
 		o.hooks.network = func(r *run) (network, error) {
 			n, err := newFake(r)
 			n.(*fake).cosine = 0.99999
@@ -120,8 +120,8 @@ func TestCollapseIsReported(t *testing.T) {
 		}
 	})
 	require.NoError(t, err)
-	require.Equal(t, map[Kind]int{Collapse: 12}, res.Events)
-	require.Contains(t, fmt.Sprint(lines(t, fsys)[0]["events"]), "the mean cosine between residual streams")
+	require.Equal(t, map[Kind]int{Collapse: 4}, res.Events)
+	require.Contains(t, fmt.Sprint(lines(t, fsys)[8]["events"]), "the mean cosine between residual streams")
 }
 
 // A disk that is full while a checkpoint is saved: training goes on, the failure is

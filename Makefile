@@ -40,6 +40,14 @@ build: setup-build ## build/bin/nanochat, build/lib/libnanochat.so* and build/in
 build/bin/nanochat:
 	@$(MAKE) build
 
+.PHONY: examples
+examples: build ## the C examples of bindings/c, in build/examples
+	@mkdir -p build/examples
+	for f in bindings/c/*.c; do \
+		$${CC:-cc} -std=c99 -O2 -Wall -Wextra -Wpedantic -o build/examples/$$(basename $$f .c) $$f \
+			-Ibuild/include -Lbuild/lib -lnanochat -Wl,-rpath,'$$ORIGIN/../lib' || exit; \
+	done
+
 ##@ Check
 .PHONY: test
 test: setup ## everything below but bench: what CI runs

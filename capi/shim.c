@@ -1,3 +1,5 @@
+// go:build cgo
+
 // The functions of nanochat.h. Each turns a forked child away, keeps errno, completes
 // structures of other versions of the header, and calls its export of this package.
 
@@ -22,10 +24,10 @@ __attribute__((constructor)) static void watch_fork(void) { pthread_atfork(NULL,
 // number: theirs begin at 17.
 #define FORKED_ERROR ((nanochat_error *)1)
 
-static const char forked_message[] = "this process is a fork of the one that loaded libnanochat; "
-                                     "the library works in the parent only";
-static const char forked_hint[] = "start processes by exec or posix_spawn (Python: the start "
-                                  "method spawn), or load the library after fork()";
+static const char forked_message[] =
+	"this process is a fork of the one that loaded libnanochat; it works in the parent only";
+static const char forked_hint[] =
+	"start processes by exec or posix_spawn, or load the library after fork()";
 
 // --------------------------------------------------------------------- calls
 
@@ -118,6 +120,12 @@ static void init(void *to, size_t size, const void *defaults, size_t known)
 #define GENERATE_OPTIONS_FIRST 128
 #define PIECE_FIRST 24
 #define STATS_FIRST 72
+
+_Static_assert(sizeof(nanochat_model_options) >= MODEL_OPTIONS_FIRST, "fields are only added");
+_Static_assert(sizeof(nanochat_generate_options) >= GENERATE_OPTIONS_FIRST,
+               "fields are only added");
+_Static_assert(sizeof(nanochat_piece) >= PIECE_FIRST, "fields are only added");
+_Static_assert(sizeof(nanochat_stats) >= STATS_FIRST, "fields are only added");
 
 static const nanochat_model_options model_defaults = {.struct_size = sizeof model_defaults};
 static const nanochat_generate_options generate_defaults = {

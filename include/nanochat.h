@@ -223,7 +223,7 @@ NANOCHAT_API nanochat_status nanochat_detokenize(nanochat_model *model, const in
 #define NANOCHAT_GENERATE_LOGPROBS 4u   /* give log probabilities */
 
 /* What to generate. The defaults are those of the command `nanochat generate`: 200 tokens, each
- * the most likely one. Probabilities are those after the options above have had their effect. */
+ * the most likely one. */
 typedef struct nanochat_generate_options {
 	uint32_t struct_size;
 	uint32_t flags;           /* NANOCHAT_GENERATE_* */
@@ -299,13 +299,13 @@ NANOCHAT_API nanochat_status nanochat_stream_open(nanochat_model *model, const c
                                                   const nanochat_generate_options *options,
                                                   nanochat_stream **stream, nanochat_error **err);
 
-#define NANOCHAT_FOREVER UINT32_MAX
+#define NANOCHAT_FOREVER 0xFFFFFFFFu
 
 /* nanochat_stream_next waits up to timeout_ms for the next token. It writes the text that
- * the token completed, whole characters and no NUL, to buffer, and the rest to *piece, which
- * nanochat_piece_init has made ready. The text is empty while a character, or what may
- * become a stop text, is not complete. piece->finish is set with the last piece; after
- * that every call gives it again, without text.
+ * the token completed to buffer, whole characters without a NUL after them, and the rest to *piece,
+ * which nanochat_piece_init has made ready. The text is empty while a character, or what may become
+ * a stop text, is not complete. piece->finish is set with the last piece; after that every call
+ * gives it again, without text.
  *
  * Errors: E_TIMEOUT (nothing came; call again), E_BUFFER_TOO_SMALL (piece->length is what
  * this piece needs; call again), E_CANCELLED, E_CLOSED (by another thread, meanwhile), E_BUSY,

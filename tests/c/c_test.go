@@ -1,0 +1,283 @@
+package c
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+var (
+	root, _ = filepath.Abs("../..")
+	lib     = filepath.Join(root, "build", "lib")
+	include = filepath.Join(root, "build", "include")
+	dir     string // of this run
+	command string // the nanochat command
+	small   string // a model of one layer, 300 tokens and 128 positions
+)
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	var err error
+	if dir, err = os.MkdirTemp("", "nanochat-c-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	command, small = filepath.Join(dir, "nanochat"), filepath.Join(dir, "small.gguf")
+	for _, args := range [][]string{
+		{filepath.Join(root, "scripts", "build-lib")},
+		{"go", "build", "-o", command, "../../cmd/nanochat"},
+		{command, "init", "tiny", small, "--seed", "7", "--set", "model.vocab=300", "--set", "model.context=128",
+			"--set", "model.dim=64", "--set", "model.ffn=64", "--set", "model.layers=1"},
+	} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "%v: %v\n%s", args, err, out)
+			return 1
+		}
+	}
+	return m.Run()
+}
+
+// need skips a test where a tool is missing that only the test needs.
+func need(t *testing.T, tools ...string) {
+	t.Helper()
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("%s is not installed", tool)
+		}
+	}
+}
+
+// run runs a program that must succeed and returns what it prints.
+func run(t *testing.T, env []string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), env...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s: %v\n%s%s", strings.Join(args, " "), err, stdout.String(), stderr.String())
+	}
+	return stdout.String()
+}
+
+var strict = []string{"-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g"}
+
+// build compiles sources and links them to the library.
+func build(t *testing.T, name, compiler string, flags []string, sources ...string) string {
+	t.Helper()
+	need(t, compiler)
+	out := filepath.Join(dir, name)
+	args := append([]string{compiler}, strict...)
+	args = append(append(args, flags...), "-I"+include, "-o", out)
+	args = append(args, sources...)
+	run(t, nil, append(args, "-L"+lib, "-lnanochat", "-lpthread", "-lm", "-Wl,-rpath,"+lib)...)
+	return out
+}
+
+// suite builds the program of the directory suite.
+func suite(t *testing.T, name, compiler string, flags ...string) string {
+	t.Helper()
+	sources, err := filepath.Glob("suite/*.c")
+	require.NoError(t, err)
+	sources = slicesWithout(sources, "suite/loading.c")
+	require.Len(t, sources, 9)
+	return build(t, name, compiler, append([]string{"-std=c99"}, flags...), sources...)
+}
+
+func slicesWithout(list []string, what string) (out []string) {
+	for _, s := range list {
+		if s != what {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func TestHeaderCompilesInEveryDialect(t *testing.T) {
+	for compiler, dialects := range map[string][]string{
+		"gcc": {"c99", "c11", "c17"}, "clang": {"c99", "c11", "c17"},
+		"g++": {"c++11", "c++17", "c++20"}, "clang++": {"c++11", "c++17", "c++20"},
+	} {
+		t.Run(compiler, func(t *testing.T) {
+			need(t, compiler)
+			language := "c"
+			if strings.HasSuffix(compiler, "++") {
+				language = "c++"
+			}
+			for _, d := range dialects {
+				args := append([]string{compiler, "-std=" + d}, strict...)
+				run(t, nil, append(args, "-Wconversion", "-fsyntax-only", "-x", language, filepath.Join(include, "nanochat.h"))...)
+			}
+		})
+	}
+}
+
+// The part "generate" prints what the command prints.
+func TestTextIsThatOfTheCommand(t *testing.T) {
+	prompt := filepath.Join(dir, "prompt")
+	require.NoError(t, os.WriteFile(prompt, []byte("fn größe\x00(\xff) {"), 0o600))
+	programs := map[string]string{}
+	for _, compiler := range []string{"gcc", "clang"} {
+		t.Run(compiler, func(t *testing.T) { programs[compiler] = suite(t, "suite-"+compiler, compiler) })
+	}
+	for _, tt := range []struct {
+		name, prompt         string
+		tokens, temp, seed   string
+		stop, stdin, program string
+	}{
+		{name: "greedy", prompt: "fn main() {", tokens: "40", temp: "0", seed: "0", program: "gcc"},
+		{name: "seed", prompt: "struct", tokens: "60", temp: "1.3", seed: "18446744073709551615", program: "gcc"},
+		{name: "whole context", prompt: "x", tokens: "0", temp: "0.8", seed: "3", program: "clang"},
+		{name: "stop", prompt: "x", tokens: "100", temp: "1", seed: "5", stop: " ", program: "clang"},
+		{name: "any bytes", prompt: "@" + prompt, tokens: "30", temp: "1", seed: "6", program: "gcc"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			need(t, tt.program)
+			args := []string{"generate", small, "--json", "-n", tt.tokens, "-t", tt.temp, "--seed", tt.seed}
+			if tt.stop != "" {
+				args = append(args, "--stop", tt.stop)
+			}
+			if !strings.HasPrefix(tt.prompt, "@") {
+				args = append(args, tt.prompt)
+			}
+			cmd := exec.Command(command, args...)
+			if path, is := strings.CutPrefix(tt.prompt, "@"); is {
+				f, err := os.Open(path)
+				require.NoError(t, err)
+				defer f.Close()
+				cmd.Stdin = f
+			}
+			out, err := cmd.Output()
+			require.NoError(t, err)
+			var want struct {
+				Text         string  `json:"text"`
+				Tokens       []int32 `json:"tokens"`
+				FinishReason string  `json:"finish_reason"`
+			}
+			require.NoError(t, json.Unmarshal(out, &want))
+
+			args = []string{programs[tt.program], "generate", small, tt.prompt, tt.tokens, tt.temp, tt.seed}
+			if tt.stop != "" {
+				args = append(args, tt.stop)
+			}
+			ids, rest, _ := strings.Cut(run(t, nil, args...), "\n")
+			finish, text, _ := strings.Cut(rest, "\n")
+			var tokens []int32
+			for _, id := range strings.Fields(ids) {
+				n, err := strconv.ParseInt(id, 10, 32)
+				require.NoError(t, err)
+				tokens = append(tokens, int32(n))
+			}
+			require.NotEmpty(t, tokens)
+			require.Equal(t, want.Tokens, tokens)
+			require.Equal(t, want.FinishReason, finish)
+			require.Equal(t, want.Text, text)
+		})
+	}
+}
+
+// operations is how many random operations chaos makes; NANOCHAT_CHAOS sets it for
+// long runs.
+func operations() string {
+	if n := os.Getenv("NANOCHAT_CHAOS"); n != "" {
+		return n
+	}
+	return "50000"
+}
+
+func TestSuite(t *testing.T) {
+	program := suite(t, "suite-gcc", "gcc")
+	for _, part := range [][]string{
+		{"contract"}, {"misuse"}, {"concurrent"}, {"signals"},
+		{"forks", "100"},
+		{"chaos", operations(), "1", "1"},
+		{"chaos", operations(), "32", "2"},
+		{"cycles", "1000", "1024"},
+	} {
+		t.Run(strings.Join(part, " "), func(t *testing.T) {
+			args := append([]string{program, part[0], small}, part[1:]...)
+			if out := run(t, nil, args...); out != "" {
+				t.Log(strings.TrimSpace(out))
+			}
+		})
+	}
+}
+
+// The C side under sanitizers: reads and writes out of bounds, undefined behaviour, and
+// error objects that are not freed. The library itself is as it is shipped.
+func TestSanitizers(t *testing.T) {
+	probe := filepath.Join(dir, "probe.c")
+	require.NoError(t, os.WriteFile(probe, []byte("int main(void) { return 0; }\n"), 0o600))
+	if err := exec.Command("gcc", "-fsanitize=address,undefined", "-o", filepath.Join(dir, "probe"), probe).Run(); err != nil {
+		t.Skip("gcc has no sanitizers here")
+	}
+	program := suite(t, "suite-asan", "gcc", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+	for _, part := range [][]string{{"contract"}, {"misuse"}, {"concurrent"}, {"signals"}, {"chaos", "10000", "8", "3"}, {"forks", "10"}} {
+		t.Run(part[0], func(t *testing.T) {
+			options := "detect_leaks=1"
+			if part[0] == "forks" {
+				options = "detect_leaks=0" // a child leaves what it inherited alone
+			}
+			run(t, []string{"ASAN_OPTIONS=" + options}, append([]string{program, part[0], small}, part[1:]...)...)
+		})
+	}
+}
+
+func TestLoadedWithoutLinking(t *testing.T) {
+	program := build(t, "loading", "gcc", []string{"-std=c99"}, "suite/loading.c", "-Wl,--as-needed", "-ldl")
+	run(t, nil, program, filepath.Join(lib, "libnanochat.so"), small)
+}
+
+const examples = "../../bindings/c/"
+
+func TestExamplesAsCpp(t *testing.T) {
+	for _, compiler := range []string{"g++", "clang++"} {
+		t.Run(compiler, func(t *testing.T) {
+			program := build(t, "generate-"+compiler, compiler, []string{"-std=c++17", "-x", "c++"}, examples+"generate.c", "-x", "none")
+			checkGenerate(t, program)
+		})
+	}
+}
+
+// checkGenerate compares the example with the command.
+func checkGenerate(t *testing.T, program string) {
+	t.Helper()
+	want := run(t, nil, command, "generate", small, "fn main", "-n", "30", "-t", "1", "--seed", "9")
+	require.Equal(t, want+"\n", run(t, nil, program, small, "fn main", "30", "1", "9"))
+}
+
+func TestPkgConfig(t *testing.T) {
+	need(t, "pkg-config")
+	env := []string{"PKG_CONFIG_PATH=" + filepath.Join(lib, "pkgconfig")}
+	flags := strings.Fields(run(t, env, "pkg-config", "--cflags", "--libs", "nanochat"))
+	program := filepath.Join(dir, "generate-pc")
+	args := append([]string{"gcc", "-std=c99", "-o", program, examples + "generate.c"}, flags...)
+	run(t, nil, append(args, "-Wl,-rpath,"+lib)...)
+	checkGenerate(t, program)
+}
+
+func TestCMakePackage(t *testing.T) {
+	need(t, "cmake")
+	out := filepath.Join(dir, "cmake")
+	run(t, nil, "cmake", "-S", examples, "-B", out, "-DCMAKE_PREFIX_PATH="+filepath.Join(root, "build"))
+	run(t, nil, "cmake", "--build", out)
+	checkGenerate(t, filepath.Join(out, "generate"))
+	lines := run(t, nil, filepath.Join(out, "stream"), small, "fn a", "let b")
+	require.Regexp(t, `^fn a\|.*`, lines)
+	require.Contains(t, lines, "\nlet b|")
+	cmd := exec.Command(filepath.Join(out, "generate"), filepath.Join(dir, "none.gguf"), "x")
+	message, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(message), "none.gguf")
+	require.Contains(t, string(message), "hint: ")
+}

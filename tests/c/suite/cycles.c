@@ -1,0 +1,40 @@
+/* cycles MODEL COUNT KIB: open, generate and close, over and over. Memory, files and threads
+ * come back to where they were after the first tenth; memory within KIB. Prints the growth. */
+#include "check.h"
+
+static void cycle(const char *path)
+{
+	nanochat_model *model = open_model(path, 2);
+	nanochat_stream *stream = open_stream(model, 4), *unread = open_stream(model, 100);
+	nanochat_error *err = NULL;
+	nanochat_model *none;
+
+	CHECK(read_all(stream) == 4);
+	IS(NANOCHAT_E_NOT_FOUND, nanochat_model_open("/none", NULL, &none, &err));
+	nanochat_error_free(err);
+	IS(NANOCHAT_OK, nanochat_model_close(model));
+	IS(NANOCHAT_OK, nanochat_stream_close(stream));
+	IS(NANOCHAT_OK, nanochat_stream_close(unread));
+}
+
+int cycles(int argc, char **argv)
+{
+	int i, n, f, t;
+	long most, memory;
+
+	CHECK(argc == 3);
+	n = atoi(argv[1]);
+	most = atol(argv[2]);
+	for (i = 0; i < n / 10; i++)
+		cycle(argv[0]);
+	memory = resident();
+	f = files();
+	t = threads();
+	for (; i < n; i++)
+		cycle(argv[0]);
+	memory = resident() - memory;
+	printf("%d cycles: %+ld KiB, %+d files, %+d threads\n", n, memory, files() - f, threads() - t);
+	CHECK(memory <= most);
+	CHECK(files() <= f && threads() <= t + 4); /* the Go runtime keeps idle threads */
+	return 0;
+}

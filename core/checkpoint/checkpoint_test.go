@@ -233,7 +233,7 @@ func TestDamage(t *testing.T) {
 	}
 	_, skipped, err := checkpoint.Latest(c, "run")
 	require.ErrorContains(t, err, "run: none of 2 checkpoints is good")
-	require.ErrorContains(t, err, "step-00000002/state.json: has 2 bytes, expected")
+	require.ErrorContains(t, err, "checkpoint: run/step-00000002/state.json: has 2 bytes, expected")
 	require.NotErrorIs(t, err, checkpoint.ErrNone)
 	require.Len(t, skipped, 2)
 	// Rotation counts neither, and removes neither.

@@ -214,7 +214,8 @@ var ErrNone = errors.New("checkpoint: there is none")
 
 // Latest returns the newest checkpoint of dir that verifies. skipped has an error
 // for each that is damaged and was, or may have been, saved later. If there are
-// checkpoints and none is good, that is an error; if there are none it is ErrNone.
+// checkpoints and none is good, that is an error of its own; if there are none it is
+// ErrNone.
 func Latest(fsys fsx.FS, dir string) (path string, skipped []error, err error) {
 	if fsys == nil {
 		fsys = fsx.OS()
@@ -242,6 +243,5 @@ func Latest(fsys fsx.FS, dir string) (path string, skipped []error, err error) {
 		}
 		return path, skipped, nil
 	}
-	return "", skipped, &Error{Path: dir, What: fmt.Sprintf("none of %d checkpoints is good; delete them to start anew", len(d.entries)),
-		Err: errors.Join(skipped...)}
+	return "", skipped, &Error{Path: dir, What: fmt.Sprintf("none of %d checkpoints is good; delete them to start anew", len(d.entries)), Err: skipped[0]}
 }

@@ -41,6 +41,7 @@ var layers = map[string]row{
 	"tests/abi":           {9, nil},
 	"tests/arch":          {9, nil},
 	"tests/c":             {9, nil},
+	"tests/crash":         {9, nil},
 	"tests/e2e":           {9, nil},
 	"tests/golden":        {9, nil},
 	"tests/interop":       {9, nil},

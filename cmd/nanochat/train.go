@@ -45,7 +45,10 @@ func (c *trainCmd) Run(a *app) error {
 			return err
 		}
 		if c.JSON {
-			return writeJSON(a.stdout, p)
+			return writeJSON(a.stdout, struct {
+				Params map[string]int64 `json:"params"`
+				*train.Plan
+			}{paramsOf(cfg.Model), p})
 		}
 		return writePairs(a.stdout, planPairs(p))
 	}

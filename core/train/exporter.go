@@ -11,6 +11,7 @@ import (
 	"github.com/architehc/nanochat/core/data"
 	"github.com/architehc/nanochat/core/internal/fsx"
 	"github.com/architehc/nanochat/core/model"
+	"github.com/architehc/nanochat/core/tokenizer"
 	"github.com/architehc/nanochat/kernels"
 )
 
@@ -47,46 +48,21 @@ type Exported struct {
 // of the training used at that step, the tokenizer and where they came from; the very
 // bytes that the run itself would write. path is a checkpoint or a directory of a run.
 func Export(path, out string, o ExportOptions) (*Exported, error) {
-	if o.FS == nil {
-		o.FS = fsx.OS()
-	}
-	if o.Set == nil {
-		o.Set = kernels.Best()
-	}
-	at, err := o.find(path)
+	o.defaults()
+	r, state, at, err := o.read(path)
 	if err != nil {
 		return nil, err
-	}
-	state, err := checkpoint.Load(o.FS, at)
-	if err != nil {
-		return nil, err
-	}
-	bad := func(err error, hint string) error { return &Error{What: "checkpoint " + at, Err: err, Hint: hint} }
-	r := &run{o: Options{Version: o.Version}, fs: o.FS, set: o.Set}
-	if err := state.GetMeta(&r.meta); err != nil {
-		return nil, bad(err, "it was made by another version; export with that one")
-	}
-	if r.meta.Version != metaVersion {
-		return nil, bad(fmt.Errorf("state of version %d, this program reads %d", r.meta.Version, metaVersion), "export with the program that made it")
-	}
-	if r.cfg, err = config.Parse("config of "+at, []byte(r.meta.Config)); err != nil {
-		return nil, bad(err, "it was made by another version; export with that one")
 	}
 	if r.cfg.Train.Float {
-		return nil, bad(errors.New("its projections are floating point"), "only ternary models have a file of this form: train without train.float")
+		return nil, &Error{What: "checkpoint " + at, Err: errors.New("its projections are floating point"),
+			Hint: "only ternary models have a file of this form: train without train.float"}
 	}
 	if err := r.exportTokenizer(o.Tokenizer); err != nil {
 		return nil, err
 	}
-	net, err := model.NewTrainer(r.cfg.Model, model.TrainOptions{Set: o.Set, Tokens: 1})
+	net, err := restore(r, state, at)
 	if err != nil {
-		return nil, bad(err, "")
-	}
-	if err := state.CopyWeights(net.Params()); err != nil {
-		return nil, bad(err, "it was made by another version; export with that one")
-	}
-	if err := net.Refresh(); err != nil {
-		return nil, bad(err, "its weights cannot be quantised; export an earlier checkpoint")
+		return nil, err
 	}
 	kvs, err := r.provenance()
 	if err != nil {
@@ -100,6 +76,89 @@ func Export(path, out string, o ExportOptions) (*Exported, error) {
 		e.Val = r.meta.Val
 	}
 	return e, nil
+}
+
+func (o *ExportOptions) defaults() {
+	if o.FS == nil {
+		o.FS = fsx.OS()
+	}
+	if o.Set == nil {
+		o.Set = kernels.Best()
+	}
+}
+
+// read is the run whose checkpoint path stands for, with its state and configuration
+// and nothing else, the state, and where it was.
+func (o *ExportOptions) read(path string) (r *run, state *checkpoint.State, at string, err error) {
+	if at, err = o.find(path); err != nil {
+		return nil, nil, "", err
+	}
+	if state, err = checkpoint.Load(o.FS, at); err != nil {
+		return nil, nil, "", err
+	}
+	r = &run{o: Options{Version: o.Version}, fs: o.FS, set: o.Set}
+	if err = state.GetMeta(&r.meta); err == nil && r.meta.Version != metaVersion {
+		err = fmt.Errorf("state of version %d, this program reads %d", r.meta.Version, metaVersion)
+	}
+	if err == nil {
+		r.cfg, err = config.Parse("config of "+at, []byte(r.meta.Config))
+	}
+	if err != nil {
+		return nil, nil, "", &Error{What: "checkpoint " + at, Err: err, Hint: otherVersion}
+	}
+	return r, state, at, nil
+}
+
+const otherVersion = "it was made by another version of the program; use that one"
+
+// restore makes the network of a checkpoint, ready to compute.
+func restore(r *run, state *checkpoint.State, at string) (*model.Trainer, error) {
+	bad := func(err error, hint string) error { return &Error{What: "checkpoint " + at, Err: err, Hint: hint} }
+	net, err := model.NewTrainer(r.cfg.Model, model.TrainOptions{Set: r.set, Tokens: 1, Float: r.cfg.Train.Float})
+	if err != nil {
+		return nil, bad(err, "")
+	}
+	if err := state.CopyWeights(net.Params()); err != nil {
+		return nil, bad(err, otherVersion)
+	}
+	if err := net.Refresh(); err != nil {
+		return nil, bad(err, "its weights cannot be quantised; take an earlier checkpoint")
+	}
+	return net, nil
+}
+
+// Network is a checkpoint with its weights as the training had them.
+type Network struct {
+	*model.Trainer
+	Checkpoint string
+	Step       int
+	Tokens     int64
+	Config     *config.Config
+	// Tokenizer is nil if that of the run is not where it was.
+	Tokenizer *tokenizer.Tokenizer
+}
+
+// Open makes the network of a checkpoint, to look at. path is as for Export.
+func Open(path string, o ExportOptions) (*Network, error) {
+	o.defaults()
+	r, state, at, err := o.read(path)
+	if err != nil {
+		return nil, err
+	}
+	net, err := restore(r, state, at)
+	if err != nil {
+		return nil, err
+	}
+	n := &Network{Trainer: net, Checkpoint: at, Step: r.meta.Step, Tokens: r.meta.Tokens, Config: r.cfg}
+	if o.Tokenizer == "" {
+		o.Tokenizer = r.tokenizerPath()
+	} else if n.Tokenizer, err = openTokenizer(o.Tokenizer); err != nil {
+		return nil, err
+	}
+	if t, err := openTokenizer(o.Tokenizer); err == nil && t.Vocab() == r.cfg.Model.Vocab {
+		n.Tokenizer = t
+	}
+	return n, nil
 }
 
 // find is the checkpoint that path stands for.

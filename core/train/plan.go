@@ -26,7 +26,7 @@ func (p Parts) Total() (n int64) {
 
 // Plan is what a run would be.
 type Plan struct {
-	Params config.ParamCount `json:"params"`
+	Params config.ParamCount `json:"-"`
 	// Tokens in Steps of Rows rows of SeqLen tokens, MicroRows of them at a time.
 	Tokens    int64 `json:"tokens"`
 	Steps     int   `json:"steps"`

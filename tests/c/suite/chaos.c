@@ -3,10 +3,13 @@
  * is closed, and a stream must still give the text that it gave before. */
 #include "check.h"
 
-#define SLOTS 12
+#define MODELS 3
+#define STREAMS 24
+#define ERRORS 2
+#define SLOTS (MODELS + STREAMS + ERRORS)
 
 static const char *path;
-static uintptr_t slots[SLOTS]; /* handles of any kind, open or not */
+static uintptr_t slots[SLOTS]; /* handles, usually of the kind that the slot is for */
 static long operations;
 
 struct job {
@@ -37,79 +40,116 @@ static void discard(uintptr_t h)
 	nanochat_error_free((nanochat_error *)h);
 }
 
-static void operate(struct job *j)
+/* pick is the slot for a handle of a kind; one time in ten any. */
+static uint32_t pick(struct job *j, uint32_t first, uint32_t n)
 {
-	uint32_t at = roll(j, SLOTS);
-	uintptr_t h = get(at);
-	nanochat_model *m = (nanochat_model *)h, *opened;
-	nanochat_stream *s = (nanochat_stream *)h, *started;
+	return roll(j, 10) ? first + roll(j, n) : roll(j, SLOTS);
+}
+
+static void use_model(struct job *j)
+{
+	uint32_t at = pick(j, 0, MODELS);
+	nanochat_model *m = (nanochat_model *)get(at), *opened;
+	nanochat_stream *started;
 	nanochat_generate_options o;
-	nanochat_error *err = NULL;
-	nanochat_piece piece;
-	nanochat_stats stats;
 	char buffer[512];
 	int32_t ids[64];
-	float logprobs[8];
 	size_t n;
 
-	nanochat_piece_init(&piece, sizeof piece);
-	nanochat_stats_init(&stats, sizeof stats);
-	nanochat_generate_options_init(&o, sizeof o);
-	switch (roll(j, 40)) {
+	switch (roll(j, 20)) {
 	case 0:
 		if (!nanochat_model_open(path, NULL, &opened, NULL))
 			discard(swap(at, opened));
 		break;
 	case 1:
+		nanochat_model_close(m);
+		break;
 	case 2:
+		nanochat_tokenize(m, "struct A { b: u8 }", 18, roll(j, 8), ids, 64, &n, NULL);
+		break;
 	case 3:
+		ids[0] = (int32_t)roll(j, 400);
+		nanochat_detokenize(m, ids, 1, 0, buffer, sizeof buffer, &n, NULL);
+		break;
 	case 4:
+		nanochat_model_info(m, buffer, sizeof buffer, &n, NULL);
+		break;
+	default:
+		nanochat_generate_options_init(&o, sizeof o);
 		o.max_tokens = roll(j, 40);
+		o.flags = roll(j, 8);
 		o.top_logprobs = roll(j, 3);
 		o.seed = roll(j, 5);
 		o.temperature = (double)roll(j, 2);
 		if (!nanochat_stream_open(m, "fn main", roll(j, 8), &o, &started, NULL))
-			discard(swap(roll(j, SLOTS), started));
-		break;
-	case 5:
-		nanochat_model_open("/none", NULL, &opened, &err);
-		CHECK(err);
-		discard(swap(at, err));
-		break;
-	case 6:
-		nanochat_model_close(m);
-		break;
-	case 7:
+			discard(swap(pick(j, MODELS, STREAMS), started));
+	}
+}
+
+static void use_stream(struct job *j)
+{
+	uint32_t at = pick(j, MODELS, STREAMS);
+	nanochat_stream *s = (nanochat_stream *)get(at);
+	nanochat_piece piece;
+	nanochat_stats stats;
+	char buffer[512];
+	int32_t ids[8];
+	float logprobs[8];
+	size_t n;
+
+	nanochat_piece_init(&piece, sizeof piece);
+	nanochat_stats_init(&stats, sizeof stats);
+	switch (roll(j, 200)) {
+	case 0:
 		nanochat_stream_close(s);
 		break;
-	case 8:
-		nanochat_error_free((nanochat_error *)h);
-		break;
-	case 9:
-	case 10:
+	case 1:
 		nanochat_stream_cancel(s);
 		break;
-	case 11:
+	case 2:
 		nanochat_stream_stats(s, &stats, NULL);
 		break;
-	case 12:
+	case 3:
 		nanochat_stream_top(s, ids, logprobs, 8, &n, NULL);
 		break;
-	case 13:
-		nanochat_tokenize(m, "struct A { b: u8 }", 18, roll(j, 8), ids, 64, &n, NULL);
+	default:
+		nanochat_stream_next(s, roll(j, 3), buffer, roll(j, 8) ? sizeof buffer : roll(j, 4), &piece,
+		                     NULL);
+	}
+}
+
+static void use_error(struct job *j)
+{
+	uint32_t at = pick(j, MODELS + STREAMS, ERRORS);
+	nanochat_error *e = (nanochat_error *)get(at), *made = NULL;
+	nanochat_model *opened;
+
+	switch (roll(j, 3)) {
+	case 0:
+		nanochat_model_open("/none", NULL, &opened, &made);
+		CHECK(made);
+		discard(swap(at, made));
 		break;
-	case 14:
-		ids[0] = (int32_t)roll(j, 400);
-		nanochat_detokenize(m, ids, 1, 0, buffer, sizeof buffer, &n, NULL);
-		break;
-	case 15:
-		nanochat_model_info(m, buffer, sizeof buffer, &n, NULL);
-		break;
-	case 16:
-		nanochat_error_status((nanochat_error *)h);
+	case 1:
+		nanochat_error_free(e);
 		break;
 	default:
-		nanochat_stream_next(s, roll(j, 3), buffer, roll(j, 64), &piece, NULL);
+		nanochat_error_status(e);
+	}
+}
+
+static void operate(struct job *j)
+{
+	switch (roll(j, 32)) {
+	case 0:
+		use_error(j);
+		break;
+	case 1:
+	case 2:
+		use_model(j);
+		break;
+	default:
+		use_stream(j);
 	}
 }
 

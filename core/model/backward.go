@@ -98,12 +98,8 @@ func (t *Trainer) newBackward() {
 	q, kv := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
 	width := max(q+2*kv, t.layers[0].up.rows)
 	b.body = t.run
-	b.block = 32
-	if c.Streams > 1 && c.MHCDynamic {
-		b.block = 64 // such a site's gradient of one block is large
-	}
-	blocks := (n + b.block - 1) / b.block
-	b.chunk = min(max(chunkTokens, b.block*t.o.Team.Size()), blocks*b.block)
+	var blocks int
+	b.block, b.chunk, blocks = chunks(c, n, t.o.Team.Size())
 	rows := func(width int) []float32 { return make([]float32, n*width) }
 	b.dx, b.datt = rows(c.Streams*c.Dim), rows(q)
 	b.din, b.wide = make([]float32, b.chunk*c.Dim), make([]float32, b.chunk*c.FFN)
@@ -140,6 +136,16 @@ func (t *Trainer) newBackward() {
 			product: kernels.AlignedBytes(kernels.MatMulScratch()), attention: kernels.AlignedBytes(need),
 		}
 	}
+}
+
+// chunks is the tokens of a block, those of a chunk, and the number of blocks.
+func chunks(c *config.Model, tokens, workers int) (block, chunk, blocks int) {
+	block = 32
+	if c.Streams > 1 && c.MHCDynamic {
+		block = 64 // such a site's gradient of one block is large
+	}
+	blocks = (tokens + block - 1) / block
+	return block, min(max(chunkTokens, block*workers), blocks*block), blocks
 }
 
 // run is a training step's forward and backward, executed by every worker.

@@ -209,13 +209,17 @@ func (m *Model) shortestGroup() int {
 	return group
 }
 
-func newSites(c config.Model) (sites [2]*mhc.Site, err error) {
+func mhcConfig(c config.Model) mhc.Config {
 	mc := mhc.Config{Streams: c.Streams, Dim: c.Dim, Dynamic: c.MHCDynamic, SinkhornIters: c.SinkhornIters}
 	if c.MHC == config.MHCSinkhorn {
 		mc.Kind = mhc.Sinkhorn
 	}
+	return mc
+}
+
+func newSites(c config.Model) (sites [2]*mhc.Site, err error) {
 	for i := range sites {
-		if sites[i], err = mhc.New(mc); err != nil {
+		if sites[i], err = mhc.New(mhcConfig(c)); err != nil {
 			return sites, err
 		}
 	}

@@ -132,7 +132,7 @@ func NewTrainer(c config.Model, o TrainOptions) (*Trainer, error) {
 	if t.work, err = newTrainWork(m, o.Team, o.Tokens, o.Recompute); err != nil {
 		return nil, err
 	}
-	if err := t.newPages(2*o.Tokens/kernels.PageLen + 1); err != nil {
+	if err := t.newPages(firstPages(o.Tokens)); err != nil {
 		return nil, err
 	}
 	t.newBackward()

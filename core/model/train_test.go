@@ -263,3 +263,20 @@ func TestTrainerLearns(t *testing.T) {
 		})
 	}
 }
+
+// What a Trainer will take is known before it is made.
+func TestTrainMemory(t *testing.T) {
+	for name, c := range axes() {
+		for _, o := range []TrainOptions{{}, {Recompute: true}, {F32: true}, {Float: true}, {Float: true, F32: true}} {
+			o.Team, o.Tokens = team.New(3, team.Options{}), 700
+			defer o.Team.Close()
+			tr, err := NewTrainer(c, o)
+			require.NoError(t, err)
+			want, err := TrainMemoryOf(c, o)
+			require.NoError(t, err)
+			require.Equal(t, want, tr.Memory(), "%s %+v", name, o)
+		}
+	}
+	_, err := TrainMemoryOf(small(), TrainOptions{})
+	require.ErrorContains(t, err, "want 1 to 65536")
+}

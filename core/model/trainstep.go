@@ -145,6 +145,10 @@ func (t *Trainer) plan(b *TrainBatch) error {
 	return nil
 }
 
+// firstPages is the pages that a Trainer begins with: enough for documents of 64
+// tokens on average. It makes more when it must.
+func firstPages(tokens int) int { return 2*tokens/kernels.PageLen + 1 }
+
 // newPages makes the pool. A layer's keys and values are of no use after it, so all
 // layers take the same pages.
 func (t *Trainer) newPages(n int) (err error) {

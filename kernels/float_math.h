@@ -31,15 +31,18 @@ VF_FN vf vf_exp_neg1(vf x) { return vf_add(vf_set1(1), vf_exp(vf_sub(vf_set1(-0.
 
 VF_FN vf vf_tanh(vf x)
 {
-	const vf one = vf_set1(1);
+	const vf one = vf_set1(1), cut = vf_set1(0.625f);
 	vf a = vf_abs(x), z = vf_mul(x, x);
-	vf e = vf_add(vf_exp(vf_add(a, a)), one);
-	vf big = vf_or_sign(vf_sub(one, vf_div(vf_set1(2), e)), x);
 	vf p = vf_fma(vf_set1(-0x1.75d426p-8f), z, vf_set1(0x1.5223acp-6f));
 	p = vf_fma(p, z, vf_set1(-0x1.b83becp-5f));
 	p = vf_fma(p, z, vf_set1(0x1.110724p-3f));
 	p = vf_fma(p, z, vf_set1(-0x1.555532p-2f));
-	return vf_select_gt(a, vf_set1(0.625f), big, vf_fma(p, vf_mul(z, x), x));
+	p = vf_fma(p, vf_mul(z, x), x);
+	if (!vf_gt_bits(a, cut)) /* as most logits under a softcap */
+		return p;
+	vf e = vf_add(vf_exp(vf_add(a, a)), one);
+	vf big = vf_or_sign(vf_sub(one, vf_div(vf_set1(2), e)), x);
+	return vf_select_gt(a, cut, big, p);
 }
 
 /* m + log(sum) for a sum >= 1 or NaN: log64 of math32.go, which see. */

@@ -193,7 +193,9 @@ func TestDamage(t *testing.T) {
 		_, err := save(c, step, checkpoint.Options{})
 		require.NoError(t, err)
 	}
+	found := 0
 	check := func(name, want string) {
+		found++
 		step, skipped := latest(t, c)
 		require.Equal(t, 1, step)
 		require.Len(t, skipped, 1)
@@ -227,6 +229,7 @@ func TestDamage(t *testing.T) {
 		require.Equal(t, 2, step)
 		require.Empty(t, skipped)
 	}
+	t.Logf("RELIABILITY | a bit of each byte of the newest checkpoint flipped, or its files cut short: found, the file named, the checkpoint before it used | %d of %d | `core/checkpoint TestDamage` |", found, found)
 	// No checkpoint is good: this is not the same as none.
 	for _, dir := range []string{"run/step-00000001/", "run/step-00000002/"} {
 		write(t, c, dir+"state.json", []byte("{}"))

@@ -79,7 +79,7 @@ func TestPowerLoss(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("RELIABILITY checkpoint-power-loss %d restarts", points)
+	t.Logf("RELIABILITY | loss of power after each change of the disk of a save, with none, some or all of what was not synced surviving: the last checkpoint or the one before it, whole | %d of %d restarts | `core/checkpoint TestPowerLoss` |", points, points)
 }
 
 // TestEveryOperationFails fails each operation of a save in turn, in several ways.
@@ -112,7 +112,7 @@ func TestEveryOperationFails(t *testing.T) {
 			clean(t, c)
 		}
 	}
-	t.Logf("RELIABILITY checkpoint-failed-operations %d errors", points)
+	t.Logf("RELIABILITY | each operation of a save fails with EIO, ENOSPC, EACCES or half a write: earlier checkpoints are whole, the next save works | %d of %d | `core/checkpoint TestEveryOperationFails` |", points, points)
 }
 
 // TestLoadFails fails each operation of Latest and Load: an error or the right
@@ -173,6 +173,6 @@ func TestDiskFull(t *testing.T) {
 		require.ErrorContains(t, err, "run/step-00000003: not saved, it needs")
 		require.ErrorContains(t, err, "earlier checkpoints are as they were")
 	}
-	t.Logf("RELIABILITY checkpoint-disk-full %d sizes", full)
+	t.Logf("RELIABILITY | the disk fills at each byte of a save: nothing half-written is taken for a checkpoint, earlier ones stay | %d of %d | `core/checkpoint TestDiskFull` |", full, full)
 	require.Greater(t, full, 1000)
 }

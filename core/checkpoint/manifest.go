@@ -146,6 +146,9 @@ func parseManifest(b []byte) (*manifest, string) {
 		m.files[i].size = size
 		copy(m.files[i].sum[:], sum)
 	}
+	if !bytes.Equal(m.text(), b) {
+		return nil, "a number is not written as it should be"
+	}
 	return m, ""
 }
 

@@ -53,7 +53,7 @@ func TestKill(t *testing.T) {
 		t.Logf("trial %d: %s, inside a save: %v", trial, resumed(text), half)
 	}
 	require.Positive(t, inside, "no training was killed inside a save")
-	t.Logf("RELIABILITY | kill -9 of a training at a random moment, resumed: weights, optimizer, cursors and metrics after %d steps are those of a run never killed, bit for bit | %d of %d, %d of them inside a save | `TestKill`",
+	t.Logf("RELIABILITY | kill -9 of a training at a random moment, resumed: weights, optimizer, cursors and metrics after %d steps are those of a run never killed, bit for bit | %d of %d, %d of them inside a save | `tests/crash TestKill` |",
 		steps, n, n, inside)
 }
 

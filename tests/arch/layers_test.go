@@ -37,6 +37,7 @@ var layers = map[string]row{
 	"core/bench":          {7, []string{"golang.org/x/sys"}},
 	"capi":                {8, nil},
 	"capi/libnanochat":    {9, nil},
+	"bindings/gopurego":   {0, []string{"github.com/ebitengine/purego"}},
 	"cmd/nanochat":        {8, []string{"github.com/alecthomas/kong", "golang.org/x/term", "golang.org/x/sys"}},
 	"tests/abi":           {9, nil},
 	"tests/arch":          {9, nil},
@@ -63,7 +64,7 @@ type ban struct {
 
 var (
 	cgoFiles    = regexp.MustCompile(`^(kernels/[^/]+\.go|capi/.*)$`)
-	unsafeFiles = regexp.MustCompile(`^(kernels/[^/]+\.go|kernels/(team|numa)/[^/]+\.go|core/gguf/view\.go|capi/.*)$`)
+	unsafeFiles = regexp.MustCompile(`^(kernels/[^/]+\.go|kernels/(team|numa)/[^/]+\.go|core/gguf/view\.go|capi/.*|bindings/gopurego/[^/]+\.go)$`)
 	mains       = regexp.MustCompile(`^(cmd|capi)/`)
 	disk        = regexp.MustCompile(`^(core/internal/fsx|kernels/(tune|numa|team)|cmd)/|^kernels/features`)
 	timekeepers = regexp.MustCompile(`^(core/internal/clock|core/bench|kernels/tune|kernels/team|cmd)/`)
@@ -72,7 +73,7 @@ var (
 
 var bans = []ban{
 	{"C", "", cgoFiles, "C stands only in kernels and capi"},
-	{"unsafe", "", unsafeFiles, "unsafe stands only in kernels, core/gguf/view.go and capi"},
+	{"unsafe", "", unsafeFiles, "unsafe stands only in kernels, core/gguf/view.go, capi and bindings/gopurego"},
 	{"os", "Exit", mains, "a library returns errors"},
 	{"log", "", mains, "a library returns errors and does not log"},
 	{"syscall", "Exit", mains, "a library returns errors"},

@@ -162,6 +162,21 @@ func TestContextAndCancel(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
+func TestTop(t *testing.T) {
+	o := DefaultGenerateOptions()
+	o.TopLogprobs, o.IgnoreEnd = 3, true
+	s, err := open(t).Generate("a", o)
+	require.NoError(t, err)
+	p, err := s.Next(t.Context())
+	require.NoError(t, err)
+	top, err := s.Top()
+	require.NoError(t, err)
+	require.Len(t, top, 3)
+	require.Equal(t, Candidate{p.ID, p.Logprob}, top[0])
+	require.Less(t, top[2].Logprob, top[0].Logprob)
+	require.NoError(t, s.Close())
+}
+
 // Two Go runtimes in one process: both collect garbage and start goroutines while
 // text is generated on many of them.
 func TestTwoRuntimes(t *testing.T) {

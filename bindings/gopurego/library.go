@@ -72,6 +72,7 @@ type functions struct {
 
 	streamOpen   func(model uintptr, prompt unsafe.Pointer, length uint64, o *generateOptions, stream, err *uintptr) Status
 	streamNext   func(stream uintptr, timeoutMS uint32, buffer unsafe.Pointer, capacity uint64, p *piece, err *uintptr) Status
+	streamTop    func(stream uintptr, ids, logprobs unsafe.Pointer, capacity uint64, count *uint64, err *uintptr) Status
 	streamStats  func(stream uintptr, s *stats, err *uintptr) Status
 	streamCancel func(stream uintptr) Status
 	streamClose  func(stream uintptr) Status
@@ -90,7 +91,7 @@ func Open(name string) (*Library, error) {
 		"error_status": &l.c.errorStatus, "error_message": &l.c.errorMessage, "error_hint": &l.c.errorHint, "error_free": &l.c.errorFree,
 		"system_info": &l.c.systemInfo, "model_open": &l.c.modelOpen, "model_info": &l.c.modelInfo, "model_close": &l.c.modelClose,
 		"tokenize": &l.c.tokenize, "detokenize": &l.c.detokenize,
-		"stream_open": &l.c.streamOpen, "stream_next": &l.c.streamNext, "stream_stats": &l.c.streamStats,
+		"stream_open": &l.c.streamOpen, "stream_next": &l.c.streamNext, "stream_top": &l.c.streamTop, "stream_stats": &l.c.streamStats,
 		"stream_cancel": &l.c.streamCancel, "stream_close": &l.c.streamClose,
 	} {
 		address, err := purego.Dlsym(handle, "nanochat_"+symbol)

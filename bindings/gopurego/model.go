@@ -99,6 +99,8 @@ type GenerateOptions struct {
 	Seed                                             uint64
 	// Stops are texts that end the answer without being part of it.
 	Stops []string
+	// TopLogprobs is how many of the most likely tokens Stream.Top gives.
+	TopLogprobs uint32
 	// LogitBias is added to the logits of tokens.
 	LogitBias map[int32]float32
 	// IgnoreEnd goes on after the tokens that end a text; Special reads the texts of
@@ -134,7 +136,7 @@ func (m *Model) Generate(prompt string, o GenerateOptions) (*Stream, error) {
 		flags:     bit(o.IgnoreEnd, 1) | bit(o.Special, 2) | bit(o.Logprobs, 4),
 		maxTokens: o.MaxTokens, topK: o.TopK, temperature: o.Temperature, topP: o.TopP, minP: o.MinP,
 		repeatPenalty: o.RepeatPenalty, presencePenalty: o.PresencePenalty, frequencyPenalty: o.FrequencyPenalty,
-		seed: o.Seed, penaltyWindow: o.PenaltyWindow,
+		seed: o.Seed, penaltyWindow: o.PenaltyWindow, topLogprobs: o.TopLogprobs,
 		stopCount: uint64(len(o.Stops)), biasCount: uint64(len(o.LogitBias)),
 	}
 	c.size = uint32(unsafe.Sizeof(c))
@@ -259,6 +261,27 @@ func (s *Stream) All(ctx context.Context) iter.Seq2[Piece, error] {
 			}
 		}
 	}
+}
+
+// Candidate is a token that could have been chosen.
+type Candidate struct {
+	ID      int32
+	Logprob float32
+}
+
+// Top is the TopLogprobs most likely tokens at the place of the token that Next
+// gave last, most likely first.
+func (s *Stream) Top() ([]Candidate, error) {
+	var logprobs []float32
+	ids, err := read[int32](s.l, func(p unsafe.Pointer, n uint64, count *uint64, err *uintptr) Status {
+		logprobs = make([]float32, n)
+		return s.l.c.streamTop(s.h, p, unsafe.Pointer(unsafe.SliceData(logprobs)), n, count, err)
+	})
+	out := make([]Candidate, len(ids))
+	for i, id := range ids {
+		out[i] = Candidate{id, logprobs[i]}
+	}
+	return out, err
 }
 
 // Stats says how the answer went so far.

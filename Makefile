@@ -7,8 +7,10 @@ SHELL := /bin/bash
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 COUNT   ?= 5000
-MODEL   ?= build/nano-5m.gguf
+SHIPPED := models/nano-5m-rust/nano-5m-rust.gguf
+MODEL   ?= $(or $(wildcard $(SHIPPED)),build/nano-5m.gguf)
 PROMPT  ?= fn main() {
+RUN     ?= build/nano-5m-rust/run
 
 export PATH := $(CURDIR)/build/tools:$(PATH)
 export GOFLAGS := -mod=readonly -buildvcs=false
@@ -22,9 +24,11 @@ ARM64_ENV := GOARCH=arm64 CGO_ENABLED=1 CC=aarch64-linux-gnu-gcc QEMU_LD_PREFIX=
 
 ##@ Use
 .PHONY: run
-run: build $(MODEL) ## create a random nano model if there is none, and generate from it
-	@echo 'The weights are random: the text has no meaning. Ctrl-C stops.'
-	build/bin/nanochat generate $(MODEL) '$(PROMPT)' -n 64 -t 1 --seed 1 -u
+run: build $(MODEL) ## write Rust with the model in models/ (if it is not there, with random weights)
+ifneq ($(MODEL),$(SHIPPED))
+	@echo 'This is not the trained model of models/: if its weights are random, so is the text.'
+endif
+	build/bin/nanochat generate $(MODEL) '$(PROMPT)' -n 120 -t 0.6 --seed 1 -u
 
 $(MODEL): | build/bin/nanochat
 	build/bin/nanochat init nano-5m $@ --seed 1
@@ -39,6 +43,11 @@ build: setup-build ## build/bin/nanochat, build/lib/libnanochat.so* and build/in
 
 build/bin/nanochat:
 	@$(MAKE) build
+
+.PHONY: card
+card: build ## write models/nano-5m-rust from the run in RUN: the model file, its card, its loss curve
+	build/bin/nanochat export $(RUN) -o $(SHIPPED) --force
+	scripts/model-card $(dir $(SHIPPED)) --run $(RUN)
 
 .PHONY: examples
 examples: build ## the C examples of bindings/c, in build/examples
@@ -101,6 +110,10 @@ fmt: setup-lint ## format Go, C and Python
 bench: build ## measure machine, kernels and models; writes the tables of docs/PERFORMANCE.md
 	scripts/bench
 
+.PHONY: reliability
+reliability: setup-build ## kill 20 trainings and more; writes the table of docs/RELIABILITY.md
+	@scripts/reliability
+
 ##@ Set up
 .PHONY: setup setup-build setup-python setup-lint
 setup: ## find or install everything the tests use
@@ -124,4 +137,4 @@ distclean: ## remove build/ and .venv/
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-zA-Z0-9_-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-zA-Z0-9_-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -29,6 +29,7 @@ type grammar struct {
 
 	Generate   generateCmd   `cmd:"" help:"Continue a text."`
 	Info       infoCmd       `cmd:"" help:"Describe a model file."`
+	Inspect    inspectCmd    `cmd:"" help:"Show what became of a model's weights, and how it mixes its streams."`
 	Verify     verifyCmd     `cmd:"" help:"Check a model file completely, checksum included."`
 	Init       initCmd       `cmd:"" help:"Create a model with random weights."`
 	Convert    convertCmd    `cmd:"" help:"Convert a model file from or to other programs' forms."`

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/architehc/nanochat/core/internal/rng"
 	"github.com/architehc/nanochat/core/mhc"
 	"github.com/architehc/nanochat/core/ternary"
 	"github.com/architehc/nanochat/kernels"
@@ -167,6 +168,15 @@ type StreamStats struct {
 	EffectiveRank float64 `json:"effective_rank"`
 	// Mixing is nil for one stream.
 	Mixing *mhc.Mixing `json:"mixing,omitempty"`
+}
+
+// RandomTokens is n ids, each as likely as any other.
+func (m *Model) RandomTokens(n int, seed uint64) []int32 {
+	r, ids := rng.New(seed, 0), make([]int32, n)
+	for i := range ids {
+		ids[i] = int32(r.IntN(m.cfg.Vocab))
+	}
+	return ids
 }
 
 // StreamStats runs ids through m, as one sequence from position 0, and looks at the

@@ -138,6 +138,18 @@ func TestStreamStats(t *testing.T) {
 	}
 }
 
+func TestRandomTokens(t *testing.T) {
+	m := initModel(t, small(), 3, kernels.Best())
+	ids := m.RandomTokens(4000, 9)
+	require.Equal(t, ids[:10], m.RandomTokens(10, 9))
+	require.NotEqual(t, ids[:10], m.RandomTokens(10, 8))
+	seen := map[int32]bool{}
+	for _, id := range ids {
+		seen[id] = true
+	}
+	require.Len(t, seen, m.cfg.Vocab)
+}
+
 func TestStreamStatsRejects(t *testing.T) {
 	tm := team.New(1, team.Options{})
 	defer tm.Close()

@@ -150,12 +150,11 @@ func Open(path string, o ExportOptions) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{Trainer: net, Checkpoint: at, Step: r.meta.Step, Tokens: r.meta.Tokens, Config: r.cfg}
-	if o.Tokenizer == "" {
-		o.Tokenizer = r.tokenizerPath()
-	} else if n.Tokenizer, err = openTokenizer(o.Tokenizer); err != nil {
-		return nil, err
+	if o.Tokenizer != "" {
+		n.Tokenizer, err = openTokenizer(o.Tokenizer)
+		return n, err
 	}
-	if t, err := openTokenizer(o.Tokenizer); err == nil && t.Vocab() == r.cfg.Model.Vocab {
+	if t, err := openTokenizer(r.tokenizerPath()); err == nil && t.Vocab() == n.Config.Model.Vocab {
 		n.Tokenizer = t
 	}
 	return n, nil

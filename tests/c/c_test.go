@@ -289,3 +289,16 @@ func TestCMakePackage(t *testing.T) {
 	require.Contains(t, string(message), "none.gguf")
 	require.Contains(t, string(message), "hint: ")
 }
+
+// The program of the guide is compiled and run as it stands there.
+func TestGuide(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(root, "docs", "C_API.md"))
+	require.NoError(t, err)
+	_, code, found := strings.Cut(string(b), "```c\n")
+	require.True(t, found)
+	code, _, _ = strings.Cut(code, "```")
+	file := filepath.Join(dir, "hello.c")
+	require.NoError(t, os.WriteFile(file, []byte(code), 0o600))
+	program := build(t, "hello", "gcc", []string{"-std=c99"}, file)
+	require.Equal(t, run(t, nil, command, "generate", small, "fn main() {"), run(t, nil, program, small))
+}

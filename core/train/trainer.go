@@ -44,25 +44,19 @@ func (t trainer) Save(fsys fsx.FS, path string, meta []gguf.KV) error {
 }
 
 func (t trainer) Ternary() []*kernels.Ternary {
-	if p, ok := any(t.Trainer).(interface{ Projections() []*kernels.Ternary }); ok {
-		return p.Projections()
-	}
-	return nil
+	return t.Projections()
 }
 
 func (t trainer) Memory() Parts {
-	var n int64
-	for _, p := range t.Params() {
-		n += 4 * int64(len(p.W))
+	m := t.Trainer.Memory()
+	return Parts{
+		{"latent weights", m.Weights}, {"gradients", m.Grads}, {"model", m.Model}, {"factors of the backward pass", m.Factors},
+		{"activations", m.Tape}, {"keys and values", m.Pages}, {"scratch", m.Scratch},
 	}
-	return Parts{{"latent weights", n}, {"gradients", n}}
 }
 
 func (t trainer) Cosine() (float64, bool) {
-	if p, ok := any(t.Trainer).(interface{ StreamCosine() (float64, bool) }); ok {
-		return p.StreamCosine()
-	}
-	return 0, false
+	return t.StreamCosine()
 }
 
 func (t trainer) Close() error {

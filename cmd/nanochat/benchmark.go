@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/architehc/nanochat/core/bench"
+	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/kernels"
@@ -19,6 +20,11 @@ type benchmarkCmd struct {
 	Model    string `arg:"" optional:"" help:"A model file (.gguf) to measure."`
 	Roofline bool   `help:"Measure this machine's limits: instructions and memory."`
 	Kernels  bool   `help:"Measure the kernels against those limits."`
+
+	Train           string   `placeholder:"PRESET|FILE" help:"Measure a step of training of a preset, or of a configuration (.toml)."`
+	Set             []string `placeholder:"KEY=VALUE" sep:"none" help:"With --train: override a key of the configuration, as in --set train.micro_rows=4. May be repeated."`
+	ForwardBackward bool     `help:"With --train: only forward and backward of train.micro_rows rows, without the update."`
+
 	Prompt   *size  `placeholder:"N" help:"Tokens of the prompt that is read (default: 512, or what the context holds)."`
 	Tokens   *size  `placeholder:"N" help:"Tokens to generate (default: 128, or what the context holds)."`
 	Repeats  int    `default:"5" placeholder:"N" help:"Repetitions whose median counts, at least 5 (default: ${default})."`
@@ -37,8 +43,11 @@ func (*benchmarkCmd) Help() string {
 
 // Run measures what was asked for, one part after the other.
 func (c *benchmarkCmd) Run(a *app) error {
-	if c.Model == "" && !c.Roofline && !c.Kernels {
-		return &usageError{"no MODEL to measure", "name a model file, or measure the machine with --roofline and --kernels"}
+	if c.Model == "" && !c.Roofline && !c.Kernels && c.Train == "" {
+		return &usageError{"no MODEL to measure", "name a model file, or measure training with --train or the machine with --roofline and --kernels"}
+	}
+	if c.Train == "" && (len(c.Set) > 0 || c.ForwardBackward) {
+		return &usageError{"--set and --forward-backward are about training", "name what to train with --train, as in --train nano-5m"}
 	}
 	if c.Repeats < 5 {
 		return &usageError{fmt.Sprintf("--repeats %d is less than 5", c.Repeats), "a median of fewer says little"}
@@ -54,6 +63,12 @@ func (c *benchmarkCmd) Run(a *app) error {
 	set, err := c.set()
 	if err != nil {
 		return err
+	}
+	var training *config.Config
+	if c.Train != "" {
+		if training, err = loadConfig(c.Train, c.Set); err != nil {
+			return err
+		}
 	}
 	if c.Markdown != "" { // measuring takes minutes: know before it
 		if _, err := c.document(); err != nil {
@@ -75,7 +90,7 @@ func (c *benchmarkCmd) Run(a *app) error {
 			return err
 		}
 	}
-	r, err := c.measure(a, set)
+	r, err := c.measure(a, set, training)
 	if err != nil {
 		return err
 	}
@@ -102,7 +117,7 @@ func (c *benchmarkCmd) Run(a *app) error {
 	return bench.WriteChanges(a.stdout, changes)
 }
 
-func (c *benchmarkCmd) measure(a *app, set *kernels.Set) (*bench.Report, error) {
+func (c *benchmarkCmd) measure(a *app, set *kernels.Set, training *config.Config) (*bench.Report, error) {
 	r := bench.NewReport(version, commit)
 	r.Command = strings.Join(append([]string{"nanochat"}, os.Args[1:]...), " ")
 	noise := bench.NoiseMeter()
@@ -123,6 +138,14 @@ func (c *benchmarkCmd) measure(a *app, set *kernels.Set) (*bench.Report, error) 
 	if c.Kernels {
 		if r.Kernels, err = bench.MeasureKernels(a.ctx, o); err != nil {
 			return nil, c.unmeasured(err)
+		}
+	}
+	if training != nil {
+		if r.Train, err = bench.MeasureTrain(a.ctx, bench.TrainOptions{
+			Name: training.Name, Config: training, ForwardBackward: c.ForwardBackward,
+			Set: set, Threads: c.Threads, Pin: c.Pin, Repeats: c.Repeats, Progress: a.note,
+		}); err != nil {
+			return nil, err
 		}
 	}
 	if c.Model != "" {

@@ -6,11 +6,12 @@ import (
 )
 
 // parts are the generated parts of a document, in the order they are written.
-var parts = []string{"machine", "targets", "roofline", "kernels", "models", "profiles"}
+var parts = []string{"machine", "targets", "roofline", "kernels", "models", "profiles", "training", "training-parts"}
 
 // Markdown replaces the generated parts of a document by the report's tables. A
 // part stands between the lines "<!-- begin NAME -->" and "<!-- end NAME -->";
-// the names are machine, targets, roofline, kernels, models and profiles. A part that the
+// the names are machine, targets, roofline, kernels, models, profiles, training and
+// training-parts. A part that the
 // report does not have stays as it is. A model replaces its own row only, and a
 // profile its own table.
 func Markdown(doc string, r *Report) (string, error) {
@@ -44,6 +45,8 @@ func (r *Report) has(name string) bool {
 		return r.Model != nil
 	case "profiles":
 		return len(r.Profiles) > 0
+	case "training", "training-parts":
+		return r.Train != nil
 	}
 	return false
 }
@@ -69,6 +72,14 @@ func (r *Report) part(name, old string) string {
 		t.markdown(&b)
 	case "profiles":
 		b.WriteString(mergeProfiles(old, r.Profiles))
+	case "training":
+		t := trainTable([]*Train{r.Train})
+		t.merge(old, 5)
+		t.markdown(&b)
+	case "training-parts":
+		t := trainPartTable(r.Train)
+		b.WriteString("\n**" + t.title + "**\n")
+		t.markdown(&b)
 	}
 	return b.String()
 }

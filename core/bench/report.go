@@ -28,6 +28,7 @@ type Report struct {
 	Roofline *Roofline `json:"roofline,omitempty"`
 	Kernels  []Kernel  `json:"kernels,omitempty"`
 	Profiles []Profile `json:"profiles,omitempty"`
+	Train    *Train    `json:"train,omitempty"`
 	*Model
 }
 

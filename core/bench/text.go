@@ -163,6 +163,9 @@ func (r *Report) tables() []*table {
 	if r.Model != nil {
 		ts = append(ts, modelTable([]*Model{r.Model}))
 	}
+	if r.Train != nil {
+		ts = append(ts, trainTable([]*Train{r.Train}), trainPartTable(r.Train))
+	}
 	if targets := r.Targets(); len(targets) > 0 {
 		ts = append(ts, targetTable(targets))
 	}

@@ -9,11 +9,12 @@
 
 enum { VF_ROWS_MAX = 64, VF_DIRECT_MAX = 3 };
 
-/* One head of a page. ks and vs are NULL for f16. next is the keys that follow. */
+/* One head of a page. ks and vs are NULL for f16. nk and nv are the keys and values
+ * that are read after it; its own at the end. */
 typedef struct {
 	const uint8_t *k, *v;
 	const float *ks, *vs;
-	const uint8_t *next;
+	const uint8_t *nk, *nv;
 } vf_page;
 
 VF_FN int64_t vf_head_bytes(const nc_kv *kv)
@@ -27,12 +28,14 @@ VF_FN vf_page vf_page_of(const nc_kv *kv, int64_t pos, int64_t head)
 	int64_t n = NC_PAGE * kv->head_dim;
 	const uint8_t *b = kv->slab + kv->pages[pos / NC_PAGE] * kv->page_bytes + kv->layer_offset +
 	                   head * vf_head_bytes(kv);
-	vf_page p = {b, b + 2 * n, NULL, NULL, b};
+	vf_page p = {.k = b, .v = b + 2 * n};
 	if (kv->type == NC_KVI8) {
 		p.v = b + n;
 		p.ks = (const float *)(b + 2 * n);
 		p.vs = p.ks + NC_PAGE;
 	}
+	p.nk = p.k;
+	p.nv = p.v;
 	return p;
 }
 
@@ -118,11 +121,13 @@ typedef struct {
 } vf_block;
 
 /* A decoded token meets each page once, and pages lie too far apart for the
- * hardware to foresee: scores ask for the values, values for the next keys. */
+ * hardware to foresee: reading a part of a page asks for the same part of the next
+ * one. That is early enough for memory, and too much for the first cache: it goes to
+ * the second. */
 VF_FN void vf_prefetch(const uint8_t *p, int64_t bytes)
 {
 	for (int64_t i = 0; i < bytes; i += 64)
-		__builtin_prefetch(p + i);
+		__builtin_prefetch(p + i, 0, 2);
 }
 
 VF_FN int64_t vf_stored_bytes(int32_t type, int64_t n) { return type == NC_KVI8 ? n : 2 * n; }
@@ -246,7 +251,9 @@ VF_WORKER void VF_NAME(weigh)(vf_block *b, int64_t r, float *p, const vf_page *p
 VF_FN void vf_copy_page(int32_t type, float *kt, float *v, const vf_page *page, int64_t n, int64_t d,
                         int64_t d16)
 {
-	for (int64_t t = 0; t < n; t += 16)
+	for (int64_t t = 0; t < n; t += 16) {
+		vf_prefetch(page->nk + vf_stored_bytes(type, t * d), vf_stored_bytes(type, 16 * d));
+		vf_prefetch(page->nv + vf_stored_bytes(type, t * d), vf_stored_bytes(type, 16 * d));
 		for (int64_t i = 0; i < d; i += 16) {
 			int64_t c = d - i < 16 ? d - i : 16;
 			vf a[16];
@@ -265,6 +272,7 @@ VF_FN void vf_copy_page(int32_t type, float *kt, float *v, const vf_page *page, 
 			for (int j = 0; j < 16; j++)
 				vf_store(v + (t + j) * d16 + i, vf_stored(type, page->v, (t + j) * d + i, c));
 		}
+	}
 }
 
 /* x[r*nv+j] = partial sum `lane` of the scores of nr rows with nv vectors of
@@ -427,9 +435,9 @@ VF_FN void vf_page_step(int32_t type, vf_block *b, const vf_page *page, int64_t 
 	if (b->rows - r0 <= VF_DIRECT_MAX) {
 		for (int64_t r = r0; r < b->rows; r++) {
 			int64_t n = vf_in_page(b, r, p0);
-			vf_scores_direct(type, p, b->q[r], page->k, page->v, n, b->d);
+			vf_scores_direct(type, p, b->q[r], page->k, page->nk, n, b->d);
 			VF_NAME(weigh)(b, r, p, page, n);
-			vf_all_values_direct(type, b->o[r], p, page->v, page->next, n, b->d);
+			vf_all_values_direct(type, b->o[r], p, page->v, page->nv, n, b->d);
 		}
 		return;
 	}
@@ -471,12 +479,14 @@ VF_ENTRY void VF_NAME(attention)(float *dst, int64_t ldd, const float *q, int64_
 			for (int64_t p0 = 0; p0 < b.seen[b.rows - 1]; p0 += NC_PAGE) {
 				while (b.seen[r0] <= p0)
 					r0++;
-				vf_page page = vf_page_of(kv, p0, g);
+				vf_page page = vf_page_of(kv, p0, g), next = page;
 				/* What is read after it: the next page, or the next head's first. */
 				if (p0 + NC_PAGE < b.seen[b.rows - 1])
-					page.next = vf_page_of(kv, p0 + NC_PAGE, g).k;
+					next = vf_page_of(kv, p0 + NC_PAGE, g);
 				else if (g + 1 < end)
-					page.next = vf_page_of(kv, 0, g + 1).k;
+					next = vf_page_of(kv, 0, g + 1);
+				page.nk = next.k;
+				page.nv = next.v;
 				if (kv->type == NC_KVI8)
 					vf_page_step(NC_KVI8, &b, &page, r0, p0, work);
 				else

@@ -7,6 +7,12 @@ func F32Bytes(s []float32) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))), 4*len(s))
 }
 
+// U16View is the memory of b as 16-bit values in the order of this machine, for scales
+// that share it. b begins at a multiple of 2.
+func U16View(b []byte) []uint16 {
+	return unsafe.Slice((*uint16)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/2)
+}
+
 // AlignedBytes returns n zero bytes that begin at a multiple of 64, as tiles do.
 func AlignedBytes(n int) []byte {
 	b := make([]byte, n+63)

@@ -73,7 +73,7 @@ func (w *Work) addMatrix() error {
 		tiles := t.Blocks() * t.ColTiles() * 64
 		t.Tiles = b[:tiles:tiles]
 		fillTrits(t.Tiles)
-		t.Scales = make([]uint16, t.Blocks()*t.Groups()*kernels.TileSide)
+		t.Scales = kernels.U16View(b[tiles:]) // in the same huge pages, as a model has them
 		for i := range t.Scales {
 			t.Scales[i] = kernels.F32ToF16(0.01 + float32(i%17)*0.001)
 		}
@@ -180,14 +180,9 @@ func (w *Work) rows(set *kernels.Set, id, i, lo, hi int) {
 	}
 }
 
-// Weights is the memory of copy i of the matrix, without the scales of a ternary
-// one, for measuring how fast it can be read.
-func (w *Work) Weights(i int) []byte {
-	if w.Shape.ternary() {
-		return w.ternary[i%len(w.ternary)].Tiles
-	}
-	return w.dense[i%len(w.dense)].Data
-}
+// Weights is the memory of copy i of the matrix, with the scales of a ternary one at
+// its end, for measuring how fast it can be read.
+func (w *Work) Weights(i int) []byte { return w.memory[i%len(w.memory)].Bytes() }
 
 // Result is what the last Run computed, [Batch][M].
 func (w *Work) Result() []float32 { return w.dst }

@@ -40,7 +40,7 @@ func TestHelpIsFastAndComplete(t *testing.T) {
 	if best > 100*time.Millisecond {
 		t.Errorf("--help takes %v; the limit is 100 ms", best)
 	}
-	for _, verb := range []string{"generate", "info", "inspect", "verify", "init", "convert", "benchmark", "doctor", "version", "completion"} {
+	for _, verb := range []string{"generate", "info", "inspect", "verify", "init", "convert", "tokenizer", "data", "train", "export", "eval", "benchmark", "doctor", "version", "completion"} {
 		if !strings.Contains(r.stdout, "  "+verb+" ") {
 			t.Errorf("the help does not list %s", verb)
 		}
@@ -177,6 +177,30 @@ func TestInitIsDeterministicAndAtomic(t *testing.T) {
 	ok(t, "", "init", "mine.toml", "mine.gguf")
 	if v := decode(t, ok(t, "", "info", "--json", "mine.gguf").stdout); v["name"] != "mine" {
 		t.Errorf("a model of mine.toml is called %v", v["name"])
+	}
+}
+
+// TestBashCompletes asks the script what it would offer.
+func TestBashCompletes(t *testing.T) {
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip("no bash")
+	}
+	script := ok(t, "", "completion", "bash").stdout
+	for line, want := range map[string]string{
+		"nanochat tok":                "tokenizer",
+		"nanochat tokenizer ''":       "train encode decode",
+		"nanochat data pre":           "prepare",
+		"nanochat tokenizer tr":       "train",
+		"nanochat eval bpb --sh":      "--shards",
+		"nanochat generate --max-tok": "--max-tokens",
+	} {
+		cmd := exec.Command(bash, "-s")
+		cmd.Stdin = strings.NewReader(script + "COMP_WORDS=(" + line + ")\nCOMP_CWORD=$((${#COMP_WORDS[@]} - 1))\n_nanochat\necho ${COMPREPLY[*]}\n")
+		out, err := cmd.Output()
+		if got := strings.TrimSpace(string(out)); err != nil || got != want {
+			t.Errorf("%s: %q, want %q (%v)", line, got, want, err)
+		}
 	}
 }
 

@@ -29,7 +29,7 @@ const backwardRows = 64
 func AttentionBackwardScratch(n, headDim int) int {
 	d := (headDim + 15) &^ 15
 	n = (n + backwardRows - 1) / backwardRows * backwardRows
-	return 4*(n*(5*d+backwardRows)+7*backwardRows*max(d, backwardRows)) + 4096
+	return 4*(n*(5*d+backwardRows)+7*backwardRows*max(d, backwardRows)) + 64
 }
 
 func checkAttentionBackward(dq, dk, dv, dout, q, k, v, out []float32, a *AttentionGrad, h0, h1 int, scratch []byte) {
@@ -82,7 +82,7 @@ func goAttentionBackward(dq, dk, dv, dout, q, k, v, out []float32, a *AttentionG
 // at its KV head.
 func goAttendBackward(dq, dk, dv, dout, q, k, v, out []float32, a *AttentionGrad, p []float32) {
 	for t := range p {
-		p[t] = ascendingDot(q, k[t*a.LDK:]) * a.Scale
+		p[t] = float32(ascendingDot(q, k[t*a.LDK:]) * a.Scale)
 	}
 	m := maxOf(p)
 	var s lanes
@@ -93,7 +93,7 @@ func goAttendBackward(dq, dk, dv, dout, q, k, v, out []float32, a *AttentionGrad
 	inv, dot := 1/s.sum(), goDot(dout, out)
 	clear(dq)
 	for t := range p {
-		w := p[t] * inv
+		w := float32(p[t] * inv)
 		ds := float32(w*(ascendingDot(dout, v[t*a.LDV:])-dot)) * a.Scale
 		kt, dkt, dvt := k[t*a.LDK:], dk[t*a.LDK:], dv[t*a.LDV:]
 		for i := range dq {

@@ -17,7 +17,7 @@ type SetBackward struct {
 	// ReLU2GLUBackward is the backward of y = ReLU2GLU(gate, up). dgate and dup may be
 	// any of dy, gate and up.
 	ReLU2GLUBackward func(dgate, dup, dy, gate, up []float32)
-	// ReLU2Backward computes dx = dy·2·max(x, 0). dx may be dy or x.
+	// ReLU2Backward computes dx = dy·2·max(x, 0), NaN where x is. dx may be dy or x.
 	ReLU2Backward func(dx, dy, x []float32)
 	// RoPEBackward turns the gradient of RoPE's result into that of its argument, in
 	// place: RoPE by the opposite angles.

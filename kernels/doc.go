@@ -1,5 +1,5 @@
 // Package kernels computes on slices: ternary and float matrix products, norms,
-// activations, softmax, RoPE and attention.
+// activations, softmax, RoPE and attention, and the backward of each.
 //
 // It knows no model, no file and no thread: every kernel runs on the calling
 // thread. A Set is one implementation; the Go reference is the definition, and

@@ -10,6 +10,9 @@ import "fmt"
 //
 // and its gradient ∂/∂y[j] = p[j]·(1 + 2·Z·lse + Entropy·(y[j]-Σp·y)) - Smoothing/V
 // - (1-Smoothing)·[j = t], times ∂y/∂z = 1-(y/Cap)².
+//
+// A NaN, or without a cap +Inf, among the logits makes every result NaN. -Inf without
+// a cap makes H NaN, and with it the gradient if Entropy is not 0.
 type Loss struct {
 	// Scale multiplies the gradient: usually 1 over the number of targets of a step.
 	Scale float32
@@ -22,7 +25,7 @@ type Loss struct {
 // smallest term is then exp(-64).
 const boundedCap = 32
 
-// terms are the coefficients of a row's gradient: with e = exp(y-m),
+// lossTerms are the coefficients of a row's gradient: with e = exp(y-m),
 //
 //	dst = fma(e·p, k, b)·(1-(y/cap)²)      k = fma(entropy, y-mean, a)
 //
@@ -81,7 +84,7 @@ func goCrossEntropy(dst, z []float32, target int32, o *Loss) (nll, lse, entropy 
 	total := sum.sum()
 	inv := 1 / total
 	lse = logSumExp(t.m, total)
-	t.mean = weighted.sum() * inv
+	t.mean = float32(weighted.sum() * inv)
 	nll, entropy = lse-y[target], lse-t.mean
 	if dst == nil {
 		return nll, lse, entropy

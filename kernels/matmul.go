@@ -19,6 +19,8 @@ type Operand struct {
 //
 // Gradients of y = x·Wᵀ with W [out, in] stored by rows are dx = dy·W, both plain,
 // and dW += dyᵀ·x with A = dy transposed and Add; the forward has B = W transposed.
+//
+// Every call packs all of B: it pays to split the rows of A among few callers.
 type Product struct {
 	M, N, K int
 	Add     bool

@@ -220,6 +220,20 @@ NC_DECLARE_Q8(avxvnni)
 NC_DECLARE_Q8(avx512vnni)
 NC_DECLARE_Q8(neon)
 
+/* The end of every quantize: the scale a = max|x|/127 from the bits of max|x|. Where it is
+ * zero or not finite, q and sums become zero and the result is 0. */
+NC_INLINE int nc_quantize_scale(float *a, uint32_t top, int8_t *q, int64_t qlen, int32_t *sums,
+                                int64_t n, int64_t group)
+{
+	memcpy(a, &top, 4);
+	*a /= 127;
+	if (*a != 0 && *a - *a == 0)
+		return 1;
+	memset(q, 0, (size_t)qlen);
+	memset(sums, 0, (size_t)((n + group - 1) / group) * sizeof *sums);
+	return 0;
+}
+
 /* nc_f16_to_f32 is exact for every half-precision value. */
 NC_INLINE float nc_f16_to_f32(uint16_t h)
 {

@@ -1,5 +1,6 @@
-/* nc_float.h: the float ops (dense, norm, act, softmax, rope, attention) of each ISA,
- * as initialisers of struct nc_set for the table in sets.c.
+/* nc_float.h: the float ops (dense, norm, act, softmax, rope, attention, and what
+ * training adds: set.go and backward.go) of each ISA, as initialisers of struct nc_set
+ * for the table in sets.c.
  *
  * Each op exists once in C, in float_*.h, over vf, a vector of 16 floats that
  * vec_<isa>.h implements; float_<isa>.c puts the two together. */

@@ -89,13 +89,8 @@ NC_TARGET float NC_NAME(quantize)(int8_t *q, int64_t qlen, int32_t *sums, const 
 		bits = b > bits ? b : bits;
 	}
 	float a;
-	memcpy(&a, &bits, 4);
-	a /= 127;
-	if (a == 0 || a - a != 0) {
-		memset(q, 0, (size_t)qlen);
-		memset(sums, 0, (size_t)((n + group - 1) / group) * sizeof *sums);
+	if (!nc_quantize_scale(&a, bits, q, qlen, sums, n, group))
 		return a;
-	}
 	const vf scale = _mm256_set1_ps(a);
 	for (int64_t g = 0, at = 0; at < n; g++) {
 		int64_t end = at + group < n ? at + group : n;

@@ -48,13 +48,8 @@ NC_TARGET float nc_quantize_avx512vnni(int8_t *q, int64_t qlen, int32_t *sums, c
 			top0, _mm512_and_si512(_mm512_maskz_loadu_epi32(row_mask(n - i), x + i), abs));
 	uint32_t bits = _mm512_reduce_max_epu32(_mm512_max_epu32(top0, top1));
 	float a;
-	memcpy(&a, &bits, 4);
-	a /= 127;
-	if (a == 0 || a - a != 0) {
-		memset(q, 0, (size_t)qlen);
-		memset(sums, 0, (size_t)((n + group - 1) / group) * sizeof *sums);
+	if (!nc_quantize_scale(&a, bits, q, qlen, sums, n, group))
 		return a;
-	}
 	const vf scale = _mm512_set1_ps(a);
 	const vi lo = _mm512_set1_epi32(-127), hi = _mm512_set1_epi32(127);
 	for (int64_t g = 0, at = 0; at < n; g++) {

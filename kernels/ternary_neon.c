@@ -68,13 +68,8 @@ NC_NEON float nc_quantize_neon(int8_t *q, int64_t qlen, int32_t *sums, const flo
 		bits = b > bits ? b : bits;
 	}
 	float a;
-	memcpy(&a, &bits, 4);
-	a /= 127;
-	if (a == 0 || a - a != 0) {
-		memset(q, 0, (size_t)qlen);
-		memset(sums, 0, (size_t)((n + group - 1) / group) * sizeof *sums);
+	if (!nc_quantize_scale(&a, bits, q, qlen, sums, n, group))
 		return a;
-	}
 	const vf scale = vdupq_n_f32(a);
 	for (int64_t g = 0, at = 0; at < n; g++) {
 		int64_t end = at + group < n ? at + group : n;

@@ -19,11 +19,7 @@ float nc_quantize_scalar(int8_t *q, int64_t qlen, int32_t *sums, const float *x,
 		top = b > top ? b : top;
 	}
 	float a;
-	memcpy(&a, &top, 4);
-	a /= 127;
-	memset(q, 0, (size_t)qlen);
-	memset(sums, 0, (size_t)((n + group - 1) / group) * sizeof *sums);
-	if (a == 0 || a - a != 0)
+	if (!nc_quantize_scale(&a, top, q, qlen, sums, n, group))
 		return a;
 	for (int64_t g = 0; g * group < n; g++) {
 		int64_t end = (g + 1) * group < n ? (g + 1) * group : n;
@@ -36,6 +32,7 @@ float nc_quantize_scalar(int8_t *q, int64_t qlen, int32_t *sums, const float *x,
 		}
 		sums[g] = sum;
 	}
+	memset(q + n, 0, (size_t)(qlen - n));
 	return a;
 }
 

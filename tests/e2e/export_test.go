@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"encoding/json"
+	"encoding/xml"
 	"fmt"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -94,6 +96,8 @@ warmup = 2
 		t.Error("no text")
 	}
 
+	modelCard(t, rows)
+
 	// The vocabulary may come from the model file when the data is gone.
 	if err := os.Rename(filepath.Join(dir, "way"), filepath.Join(dir, "way-gone")); err != nil {
 		t.Fatal(err)
@@ -122,5 +126,69 @@ warmup = 2
 		if r.code != c.code || !strings.Contains(r.stderr, c.err) || !strings.Contains(r.stderr, c.hint) || r.stdout != "" {
 			t.Errorf("%s: exit %d, want %d with %q and %q\n%s", c.args, r.code, c.code, c.err, c.hint, r.stderr)
 		}
+	}
+}
+
+// modelCard has scripts/model-card write the card of way.gguf.
+func modelCard(t *testing.T, rows bpb) {
+	t.Helper()
+	python := os.Getenv("NANOCHAT_PYTHON")
+	if python == "" {
+		python = "python3"
+	}
+	if _, err := exec.LookPath(python); err != nil {
+		t.Log("no Python: the model card is not tried")
+		return
+	}
+	template, err := os.ReadFile("../../models/nano-5m-rust/README.md.in")
+	if err != nil {
+		t.Fatal(err)
+	}
+	model, err := os.ReadFile(filepath.Join(dir, "way.gguf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "cards/way"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{
+		"way.gguf": model, "README.md.in": template, "notes.md": []byte("A note.\n"), "samples.sh": []byte("#!/bin/sh\necho \"a sample of $1\"\n"),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, "cards/way", name), b, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	script, err := filepath.Abs("../../scripts/model-card")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(python, script, "cards/way", "--run", "wayrun", "--nanochat", bin)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	card, err := os.ReadFile(filepath.Join(dir, "cards/way/README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"**held-out bits per byte** | **" + fmt.Sprintf("%.4f", rows.BPB), "a sample of cards/way/way.gguf", "A note.", "| `train.rows` | 4 |",
+		"| `way.jsonl` | train | 12 |", "| MIT | 7 |", "2 files of 2 crates",
+	} {
+		if !strings.Contains(string(card), want) {
+			t.Errorf("the card has no %q", want)
+		}
+	}
+	if strings.Contains(string(card), "{{") {
+		t.Error("a field of the card is not filled")
+	}
+	svg, err := os.ReadFile(filepath.Join(dir, "cards/way/loss.svg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := xml.Unmarshal(svg, new(struct {
+		XMLName xml.Name `xml:"svg"`
+	})); err != nil || !strings.Contains(string(svg), "<polyline") {
+		t.Errorf("the curve is no picture: %v", err)
 	}
 }

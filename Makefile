@@ -63,6 +63,7 @@ test: setup ## everything below but bench: what CI runs
 	@start=$$(date +%s); set -e; \
 	scripts/stage lint            $(MAKE) -s lint; \
 	scripts/stage 'unit and end-to-end tests' $(MAKE) -s unit; \
+	scripts/stage 'Python package' $(MAKE) -s python; \
 	scripts/stage 'without cgo'   $(MAKE) -s nocgo; \
 	scripts/stage 'race detector' $(MAKE) -s race; \
 	scripts/stage 'arm64 under qemu' $(MAKE) -s arm64; \
@@ -77,6 +78,16 @@ lint: setup-lint ## gofmt, vet, staticcheck, clang-format, ruff
 .PHONY: unit
 unit: build setup-python ## all Go tests, with the Python references where a test has one
 	go test ./...
+
+.PHONY: python
+python: build setup-python ## the Python package: types and tests
+	cd python && ../.venv/bin/python -m mypy --cache-dir ../build/mypy
+	cd python && ../.venv/bin/python -m pytest -p no:cacheprovider
+
+.PHONY: wheel
+wheel: setup-build setup-python ## the Python package with library and program, in dist/
+	.venv/bin/python -m pip wheel -q --no-deps --no-build-isolation -w dist ./python
+	@ls -l dist/*.whl
 
 .PHONY: nocgo
 nocgo: setup-build ## the same on the Go reference kernels, built without cgo

@@ -87,6 +87,7 @@ func (c *dataPrepareCmd) Run(a *app) error {
 			return &hinted{fmt.Errorf("output %s holds prepared data", c.Out), "--force replaces it"}
 		}
 	}
+	a.removing(filepath.Join(c.Out, fmt.Sprintf(".*.tmp-%d-*", os.Getpid()))) // shards that are being written
 	line := a.counter()
 	m, err := data.Prepare(a.ctx, o, func(p data.PrepareProgress) {
 		line.show("%d documents, %s; kept %d, %s tokens", p.Documents, bytesText(p.Bytes), p.Kept, countText(p.Tokens))

@@ -43,7 +43,11 @@ func (o *outputFlags) check(path string) error {
 // begin arranges that an interrupt while path is written leaves nothing behind:
 // until it is complete a file has a hidden name that starts with its own.
 func (o *outputFlags) begin(a *app, path string) {
-	pattern := filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.tmp-%d-*", filepath.Base(path), os.Getpid()))
+	a.removing(filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.tmp-%d-*", filepath.Base(path), os.Getpid())))
+}
+
+// removing arranges that a command that is cut off removes the files of a pattern.
+func (a *app) removing(pattern string) {
 	f := func() {
 		names, err := filepath.Glob(pattern)
 		if err != nil {

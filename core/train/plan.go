@@ -67,9 +67,7 @@ func MakePlan(ctx context.Context, cfg *config.Config, o Options) (*Plan, error)
 		Tokens: int64(r.total) * int64(t.Rows) * int64(t.SeqLen), DataTokens: r.data.Tokens(),
 	}
 	p.Epochs = float64(r.total) * float64(t.Rows) / float64(r.loader.RowsPerEpoch())
-	if r.o.Peak == 0 {
-		r.o.Peak = measurePeak(r.team, r.clock, t.F32)
-	}
+	r.findPeak()
 	r.began = r.clock.Now()
 	// One batch of a few rows warms caches and threads up.
 	b, err := r.loader.Next(ctx)
@@ -91,7 +89,7 @@ func MakePlan(ctx context.Context, cfg *config.Config, o Options) (*Plan, error)
 		return nil, &Error{What: fmt.Sprintf("the first step failed: %s is not finite", m.NonFinite)}
 	}
 	p.StepSeconds, p.TokensPerSecond = float64(m.StepMS)/1e3, float64(m.TokensPerSecond)
-	p.MFU, p.Peak = float64(m.MFU), r.o.Peak
+	p.MFU, p.Peak = float64(m.MFU), r.peak
 	p.Seconds = p.StepSeconds * float64(r.total)
 	// What a run holds: the network and the optimizer as they counted, the data of all
 	// batches that are made ahead, and the copies of trits for flips.

@@ -126,9 +126,7 @@ func (r *run) start() error {
 	if r.metrics, err = openMetrics(r.fs, r.path("metrics.jsonl"), r.meta.Step); err != nil {
 		return &Error{What: "metrics", Err: err}
 	}
-	if r.o.Peak == 0 {
-		r.o.Peak = measurePeak(r.team, r.clock, r.cfg.Train.F32)
-	}
+	r.findPeak()
 	r.began = r.clock.Now()
 	return nil
 }

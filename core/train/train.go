@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"runtime"
 	"time"
 
 	"github.com/architehc/nanochat/core/checkpoint"
@@ -120,6 +121,7 @@ type run struct {
 	events   []Event // since the last line of metrics
 	failed   int     // checkpoints that could not be saved
 	interval interval
+	peak     float64 // operations a second
 	began    time.Time
 	before   float64 // seconds of earlier parts
 	last     []*kernels.Ternary
@@ -165,6 +167,7 @@ func (r *run) loop(ctx context.Context) error {
 				return err
 			}
 			r.meta.evaluated(m.Step, m.Val)
+			r.findPeak()
 		}
 		found := r.detect.look(m)
 		for _, e := range found {
@@ -183,6 +186,11 @@ func (r *run) loop(ctx context.Context) error {
 		}
 		if every(t.CheckpointEvery) || m.Step == r.total {
 			r.save()
+		}
+		if m.Val != nil || r.saved == m.Step {
+			// Steps allocate next to nothing, so that the garbage of evaluations and of
+			// saving would stay, and grow to the size of all the rest.
+			runtime.GC()
 		}
 	}
 	return nil
@@ -267,8 +275,8 @@ func (r *run) measure(b *data.Batch, sum lossSum, report *optim.Report, seconds,
 		WaitMS:          Number(b.Wait.Seconds() * 1e3), StepMS: Number(seconds * 1e3),
 		Skipped: report.Skipped, SkippedTotal: r.opt.Counters().Skipped,
 	}
-	if r.o.Peak > 0 {
-		m.MFU = Number(flops / max(seconds, 1e-9) / r.o.Peak)
+	if r.peak > 0 {
+		m.MFU = Number(flops / max(seconds, 1e-9) / r.peak)
 	}
 	if report.Skipped {
 		m.NonFinite = "the gradient of " + report.NonFinite

@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -230,5 +232,54 @@ func TestSecondInterruptEndsAtOnce(t *testing.T) {
 	_ = cmd.Wait()
 	if code := cmd.ProcessState.ExitCode(); code != 130 || time.Since(start) > 5*time.Second {
 		t.Errorf("exit %d after %v\n%s", code, time.Since(start), out.String())
+	}
+}
+
+// TestTrainMemory: what a training takes is what --dry-run says. The pages of mapped
+// shards are the operating system's and do not count.
+func TestTrainMemory(t *testing.T) {
+	if _, err := os.Stat("/proc/self/status"); err != nil {
+		t.Skip("no /proc")
+	}
+	config := training(t, "memory", "2")
+	args := []string{"train", config, "--set", "model.dim=256", "--set", "model.heads=4", "--set", "model.layers=6", "--set", "model.ffn=1024",
+		"--set", "model.context=512", "--set", "train.seq_len=512", "--set", "train.rows=4", "--set", "train.micro_rows=4", "--set", "train.checkpoint_every=1",
+		"--set", "schedule.warmup=1", "--set", "schedule.decay=1", "--set", "train.eval_every=1"}
+	var p struct{ Memory []struct{ Bytes int64 } }
+	if err := json.Unmarshal([]byte(ok(t, "", append(args, "--dry-run", "--json")...).stdout), &p); err != nil {
+		t.Fatal(err)
+	}
+	var want, most int64
+	for _, part := range p.Memory {
+		want += part.Bytes
+	}
+	cmd := command(args...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	anon := regexp.MustCompile(`RssAnon:\s+(\d+) kB`)
+	for running := true; running; {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			running = false
+		case <-time.After(5 * time.Millisecond):
+			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+			if m := anon.FindSubmatch(b); err == nil && m != nil {
+				n, err := strconv.ParseInt(string(m[1]), 10, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				most = max(most, n<<10)
+			}
+		}
+	}
+	t.Logf("RELIABILITY training_memory_over_dry_run %.3f ratio", float64(most)/float64(want))
+	if ratio := float64(most) / float64(want); ratio < 0.9 || ratio > 1.1 {
+		t.Errorf("%d MiB at most, --dry-run says %d MiB", most>>20, want>>20)
 	}
 }

@@ -17,9 +17,12 @@ export GOFLAGS := -mod=readonly -buildvcs=false
 export NANOCHAT_PYTHON := $(CURDIR)/.venv/bin/python
 
 # Packages with goroutines of their own, for the race detector.
-RACE := ./capi ./core/chat ./core/infer/... ./core/internal/... ./core/gguf ./core/model ./kernels/team ./kernels/tune ./kernels/numa
+RACE := ./capi ./core/chat ./core/infer/... ./core/internal/... ./core/gguf ./core/model \
+	./core/tokenizer ./core/data ./core/optim ./kernels/team ./kernels/tune ./kernels/numa
 # What is checked under emulation: arithmetic that must give the same bits.
 ARM64 := ./kernels ./core/internal/rng ./core/ternary ./core/mhc ./core/sample
+# Of core/model, whose tests take minutes there: one of every kind of network.
+ARM64_MODEL := TestOneAnswer/(plain|norms|softcap|whole_heads|2_streams_bvn_true)|TestGain|TestI2S|TestWithSet|TestInt8Head
 ARM64_ENV := GOARCH=arm64 CGO_ENABLED=1 CC=aarch64-linux-gnu-gcc QEMU_LD_PREFIX=/usr/aarch64-linux-gnu
 
 ##@ Use
@@ -102,6 +105,7 @@ race: setup-build ## packages with goroutines, under the race detector
 arm64: setup-build ## the ARM64 kernels and arithmetic, cross-compiled and run by qemu-user
 	@scripts/setup arm64
 	$(ARM64_ENV) go test -vet=off -exec qemu-aarch64 $(ARM64)
+	$(ARM64_ENV) go test -vet=off -exec qemu-aarch64 ./core/model -run '$(ARM64_MODEL)'
 
 .PHONY: fuzz
 fuzz: setup-build ## every fuzz target for COUNT executions (make fuzz COUNT=10000000)

@@ -16,7 +16,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from networks import NETWORKS, batch, network_objective, shapes, weights
+from networks import NETWORKS, TERNARY, batch, network_objective, shapes, weights
 from ops import bit_linear, cross_entropy, grouped_attention, mhc_site, sites
 from safetensors.numpy import save_file
 from series import draw
@@ -75,7 +75,7 @@ def main():
     networks = {}
     for name, c in NETWORKS.items():
         w = weights(name, c)
-        (objective, parts), grads = jax.value_and_grad(network_objective, has_aux=True)(w, c, batch(c))
+        (objective, parts), grads = jax.value_and_grad(network_objective, has_aux=True)(w, c, batch(c), name in TERNARY)
         networks[f"{name}/objective"] = objective
         for part, value in parts.items():
             networks[f"{name}/{part}"] = value
@@ -84,6 +84,7 @@ def main():
 
     ranges = {name: {k: v[1:] for k, v in shapes(c).items()} for name, c in NETWORKS.items()}
     meta = {"jax": jax.__version__, "networks": json.dumps(NETWORKS), "sites": json.dumps(sites())}
+    meta["ternary"] = json.dumps(sorted(TERNARY))
     meta["ranges"] = json.dumps(ranges)  # scale and shift of every tensor of the networks
     for name, tensors in {"ops": ops, "networks": networks}.items():
         single = {k: np.atleast_1d(np.asarray(v, np.float32)) for k, v in sorted(tensors.items())}

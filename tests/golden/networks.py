@@ -1,5 +1,6 @@
-"""Whole networks of the generator: the forward of core/model with float projections."""
+"""Whole networks of the generator: the forward of core/model."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ops import attention, mixing, rope, row_objective, site_shapes
@@ -22,6 +23,13 @@ NETWORKS = {
         "KVHeads": 4, "QKNorm": False, "SubNorm": False, "LogitSoftcap": 0, "ResidualScalars": False,
     },
 }  # fmt: skip
+
+NETWORKS["ternary"] = NETWORKS["bvn2"] | {
+    "Dim": 32, "FFN": 48, "Embedding": "q8_0", "Head": "q8_0", "LogitSoftcap": 15.0,
+}  # fmt: skip
+
+# The others have float projections, embedding and head.
+TERNARY = {"ternary"}
 
 # Every term of the loss counts; Scale is applied to the sum over the targets.
 LOSS = {"zloss": 2**-6, "entropy": 2**-5, "smoothing": 2**-4}
@@ -85,6 +93,36 @@ def batch(c):
     }  # fmt: skip
 
 
+# Quantisers are straight through: their gradient is the identity.
+def straight(x, quantised):
+    return x + jax.lax.stop_gradient(quantised - x)
+
+
+def half(x):
+    """What a cache of keys or values in half precision gives back."""
+    return straight(x, x.astype(jnp.float16).astype(jnp.float64))
+
+
+def ternary(w):
+    """Trits times one scale for each row."""
+    s = jnp.mean(jnp.abs(w), -1, keepdims=True).astype(jnp.float16).astype(jnp.float64)
+    return straight(w, jnp.clip(jnp.round(w / s), -1, 1) * s)
+
+
+def int8(x):
+    """Activations: int8 with one scale for each token."""
+    a = jnp.max(jnp.abs(x), -1, keepdims=True) / 127
+    return straight(x, jnp.round(x / a) * a)
+
+
+def q8_0(w):
+    """Blocks of 32 int8 with a half-precision scale, halves away from zero."""
+    blocks = w.reshape(-1, 32)
+    d = jnp.max(jnp.abs(blocks), -1, keepdims=True) / 127
+    q = jnp.sign(blocks) * jnp.floor(jnp.abs(blocks) / d + 0.5)
+    return straight(w, (q * d.astype(jnp.float16).astype(jnp.float64)).reshape(w.shape))
+
+
 def norm(c, x, weight):
     return x / jnp.sqrt(jnp.mean(x * x, -1, keepdims=True) + c["NormEps"]) * weight
 
@@ -95,15 +133,19 @@ def around(c, w, prefix, streams, layer):
         return streams + layer(streams[:, 0])[:, None]
     site = site_config(c)
     p = {name: w[f"{prefix}.{name}"] for name in site_shapes(site)}
-    mixed = [mixing(site, p, x) for x in streams]
-    y = layer(jnp.stack([pre @ x for (pre, _, _), x in zip(mixed, streams, strict=True)]))
-    new = [h @ x + jnp.outer(post, v) for (_, post, h), x, v in zip(mixed, streams, y, strict=True)]
-    return jnp.stack(new)
+    pre, post, h = jax.vmap(lambda x: mixing(site, p, x))(streams)
+    y = layer(jnp.einsum("ts,tsd->td", pre, streams))
+    return jnp.einsum("tij,tjd->tid", h, streams) + post[:, :, None] * y[:, None]
 
 
-def logits(w, c, b):
+def logits(w, c, b, quantised):
     n = len(b["tokens"])
-    embedding = w["token_embd.weight"][b["tokens"]]
+    stored = q8_0 if quantised else lambda w: w
+    embedding = stored(w["token_embd.weight"])[b["tokens"]]
+
+    def project(x, w):
+        return int8(x) @ ternary(w).T if quantised else x @ w.T
+
     streams = jnp.repeat(embedding[:, None], c["Streams"], axis=1)
     for i in range(c["Layers"]):
 
@@ -112,30 +154,30 @@ def logits(w, c, b):
 
         def attend(u, get=get):
             x = norm(c, u, get("attn_norm"))
-            q = (x @ get("attn_q").T).reshape(n, c["Heads"], -1)
-            k = (x @ get("attn_k").T).reshape(n, c["KVHeads"], -1)
-            v = (x @ get("attn_v").T).reshape(n, c["KVHeads"], -1)
+            q = project(x, get("attn_q")).reshape(n, c["Heads"], -1)
+            k = project(x, get("attn_k")).reshape(n, c["KVHeads"], -1)
+            v = project(x, get("attn_v")).reshape(n, c["KVHeads"], -1)
             if c["QKNorm"]:
                 q, k = norm(c, q, get("attn_q_norm")), norm(c, k, get("attn_k_norm"))
             q, k = (rope(z, b["positions"], c["RopeTheta"]) for z in (q, k))
-            out = attention(q, k, v, b["document"], b["positions"]).reshape(n, -1)
+            out = attention(q, half(k), half(v), b["document"], b["positions"]).reshape(n, -1)
             if c["SubNorm"]:
                 out = norm(c, out, get("attn_sub_norm"))
-            return out @ get("attn_output").T
+            return project(out, get("attn_output"))
 
         def feed(u, get=get):
             x = norm(c, u, get("ffn_norm"))
-            up = x @ get("ffn_up").T
+            up = project(x, get("ffn_up"))
             if c["FFNKind"] == "relu2":
                 inner = jnp.maximum(up, 0) ** 2
             elif c["FFNKind"] == "relu2_glu":
-                inner = jnp.maximum(x @ get("ffn_gate").T, 0) ** 2 * up
+                inner = jnp.maximum(project(x, get("ffn_gate")), 0) ** 2 * up
             else:
-                gate = x @ get("ffn_gate").T
+                gate = project(x, get("ffn_gate"))
                 inner = gate / (1 + jnp.exp(-gate)) * up
             if c["SubNorm"]:
                 inner = norm(c, inner, get("ffn_sub_norm"))
-            return inner @ get("ffn_down").T
+            return project(inner, get("ffn_down"))
 
         if c["ResidualScalars"]:
             scalars = w[f"blk.{i}.residual_scalars"]
@@ -143,16 +185,14 @@ def logits(w, c, b):
         streams = around(c, w, f"blk.{i}.mhc_attn", streams, attend)
         streams = around(c, w, f"blk.{i}.mhc_ffn", streams, feed)
     head = w["token_embd.weight"] if c["TieEmbeddings"] else w["output.weight"]
-    return norm(c, jnp.mean(streams, axis=1), w["output_norm.weight"]) @ head.T
+    last = norm(c, jnp.mean(streams, axis=1), w["output_norm.weight"])
+    return int8(last) @ q8_0(head).T if quantised else last @ head.T
 
 
-def network_objective(w, c, b):
+def network_objective(w, c, b, quantised):
     """The sum over the targets of the objective, scaled, and the sums of its parts."""
-    z = logits(w, c, b)
-    objective, sums = 0.0, jnp.zeros(3)
-    for i, target in enumerate(b["targets"]):
-        if target >= 0:
-            value, (nll, lse, entropy) = row_objective(z[i], target, cap=c["LogitSoftcap"], **LOSS)
-            objective += value
-            sums += jnp.stack([nll, lse**2, entropy])
-    return SCALE * objective, {"sums": sums, "logits": z}
+    z = logits(w, c, b, quantised)
+    some = b["targets"] >= 0
+    row = jax.vmap(lambda z, target: row_objective(z, target, cap=c["LogitSoftcap"], **LOSS))
+    objective, (nll, lse, entropy) = row(z[some], b["targets"][some])
+    return SCALE * jnp.sum(objective), {"sums": jnp.stack([jnp.sum(nll), jnp.sum(lse**2), jnp.sum(entropy)])}

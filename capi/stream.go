@@ -160,21 +160,41 @@ func (s *stream) next(timeout uint32, buffer []byte) (piece, error) {
 func (s *stream) read(timeout uint32) (chat.Piece, error) {
 	ctx := s.ctx
 	if timeout != forever {
+		// What is there already needs no timer.
+		p, err := s.s.Next(over)
+		if err != context.Canceled { // a cancelled stream wraps it, a wait that is over does not
+			return p, s.reason(err)
+		}
+		if timeout == 0 {
+			return p, s.reason(context.DeadlineExceeded)
+		}
 		var stop context.CancelFunc
 		ctx, stop = context.WithTimeout(ctx, time.Duration(timeout)*time.Millisecond)
 		defer stop()
 	}
 	p, err := s.s.Next(ctx)
+	return p, s.reason(err)
+}
+
+// over is a context that is done.
+var over = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// reason is what the caller of read is told in place of err.
+func (s *stream) reason(err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
-		return p, err
+		return err
 	}
 	if cause := context.Cause(s.ctx); cause != nil {
-		return p, cause
+		return cause
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		return p, errTimeout
+		return errTimeout
 	}
-	return p, err
+	return err
 }
 
 // candidates is what nanochat_stream_top gives.

@@ -10,6 +10,8 @@ type backend interface {
 	pages() int
 	alloc() (page int32, ok bool)
 	free(page int32)
+	// copy makes page dst hold what page src does.
+	copy(dst, src int32)
 	// forward computes one step. Afterwards row(i) holds the logits, numbered
 	// in the order of the tokens they were asked for. They stand until the next forward.
 	forward(b *batch) error

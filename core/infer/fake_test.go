@@ -78,6 +78,13 @@ func (f *fake) free(page int32) {
 	f.freeList = append(f.freeList, page)
 }
 
+func (f *fake) copy(dst, src int32) {
+	if !f.inUse[dst] || !f.inUse[src] || dst == src {
+		panic(fmt.Sprintf("page %d copied to %d", src, dst))
+	}
+	copy(f.slab[int(dst)*pageLen:][:pageLen], f.slab[int(src)*pageLen:])
+}
+
 func step(h uint64, token int32) uint64 {
 	h = (h ^ uint64(token+1)) * 0x9E3779B97F4A7C15
 	return h ^ h>>31

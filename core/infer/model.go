@@ -67,7 +67,8 @@ func (b *modelBackend) alloc() (int32, bool) {
 	return page, err == nil
 }
 
-func (b *modelBackend) free(page int32) { b.pool.Release(page) }
+func (b *modelBackend) free(page int32)     { b.pool.Release(page) }
+func (b *modelBackend) copy(dst, src int32) { b.pool.Copy(dst, src) }
 
 func (b *modelBackend) forward(w *batch) error {
 	b.step.Tokens = w.tokens

@@ -83,6 +83,9 @@ func TestModelResultsNeverDependOnCompany(t *testing.T) {
 			for i := range r.Prompt {
 				r.Prompt[i] = int32((i*i*7 + text*i) % 30)
 			}
+			if rapid.Bool().Draw(rt, "edited") { // inside a page, more often than not
+				r.Prompt[rapid.IntRange(0, len(r.Prompt)-1).Draw(rt, "edit")] = 31
+			}
 			s, err := e.Generate(t.Context(), r)
 			require.NoError(rt, err)
 			wg.Add(1)

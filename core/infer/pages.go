@@ -16,7 +16,8 @@ const (
 // A full page whose tokens are known is linked into a tree: the path from the
 // root spells the tokens of a sequence, 64 at a time. A sequence that starts
 // with the same tokens uses the same pages. Pages that no sequence uses stay
-// until the memory is needed, the longest unused first.
+// until the memory is needed, the longest unused first. A sequence that parts from
+// the others inside a page gets a copy of it.
 //
 // All arrays have one entry per page, so nothing is allocated after newPageCache.
 type pageCache struct {
@@ -141,6 +142,33 @@ func (c *pageCache) matched(ids []int32) (n, unused int) {
 		parent, ids = page, ids[pageLen:]
 	}
 	return n, unused
+}
+
+// fewest is how many positions a copied page must save: computing fewer in a step is
+// about as fast.
+const fewest = 8
+
+// split gives a sequence, whose last full page is parent, a copy of the page whose
+// tokens have the longest beginning of ids in common, with n positions of it.
+// ok is false if none has enough of them or no page can be had.
+func (c *pageCache) split(parent int32, ids []int32) (page int32, n int, ok bool) {
+	from := nothing
+	for i := range c.node {
+		if c.node[i].linked && c.node[i].parent == parent {
+			if m := common(c.own(int32(i)), ids); m > n {
+				from, n = int32(i), m
+			}
+		}
+	}
+	if n < fewest {
+		return 0, 0, false
+	}
+	c.acquire(from) // alloc must not evict it
+	if page, ok = c.alloc(); ok {
+		c.b.copy(page, from)
+	}
+	c.release([]int32{from})
+	return page, n, ok
 }
 
 // insert links a full page that has a user. If a page with the same contents

@@ -170,6 +170,7 @@ func (e *Engine) begin(r *run) {
 			r.computed = r.linked * pageLen
 		}
 	}
+	e.copyPart(r, reuse)
 	r.active = true
 	at, _ := slices.BinarySearchFunc(e.running, r.order, func(q *run, order int64) int { return int(q.order - order) })
 	e.running = slices.Insert(e.running, at, r)
@@ -200,7 +201,7 @@ func (e *Engine) adopt(r *run, reuse []int32) {
 	n := common(c.ids, reuse)
 	keep := pagesFor(n)
 	if keep <= c.linked && n%pageLen != 0 {
-		keep-- // the page is shared and would be written to: compute its part again
+		keep-- // the page is shared and would be written to
 		n = keep * pageLen
 	}
 	r.pages = append(r.pages, c.pages[:keep]...)
@@ -209,6 +210,22 @@ func (e *Engine) adopt(r *run, reuse []int32) {
 	r.linked = min(c.linked, n/pageLen)
 	c.ids, c.pages, c.linked = nil, nil, 0
 	e.forget(c)
+}
+
+// copyPart gives r, whose pages are whole and shared, a copy of a page that agrees
+// with its next ids for a part.
+func (e *Engine) copyPart(r *run, reuse []int32) {
+	if r.computed != r.linked*pageLen || len(r.pages) != r.linked {
+		return
+	}
+	parent := nothing
+	if r.linked > 0 {
+		parent = r.pages[r.linked-1]
+	}
+	if page, n, ok := e.cache.split(parent, reuse[r.computed:]); ok {
+		r.pages = append(r.pages, page)
+		r.computed += n
+	}
 }
 
 // preempt takes r's pages away and lets it wait for its turn again. Its tokens

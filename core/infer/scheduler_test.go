@@ -88,11 +88,18 @@ func TestPrefixReuse(t *testing.T) {
 	other[130] ^= 1
 	fork := generate(t, e, Request{Prompt: other, MaxTokens: 10})
 	read(t, fork, -1)
-	require.Equal(t, 128, fork.Result().CachedTokens)
+	require.Equal(t, 128, fork.Result().CachedTokens, "a page is not copied for two tokens")
+
+	other = slices.Clone(p)
+	other[100] ^= 1
+	r = Request{Prompt: other, MaxTokens: 10}
+	fork = generate(t, e, r)
+	require.Equal(t, plain(t, f, 2000, r).tokens, read(t, fork, -1).tokens)
+	require.Equal(t, 100, fork.Result().CachedTokens, "a page and a part of a copy")
 
 	exact := generate(t, e, Request{Prompt: p[:128], MaxTokens: 3})
 	read(t, exact, -1)
-	require.Equal(t, 64, exact.Result().CachedTokens, "the last token's logits have to be computed")
+	require.Equal(t, 127, exact.Result().CachedTokens, "the last token's logits have to be computed")
 
 	// Two at once share while they run.
 	q := Request{Prompt: prompt(640, 9), MaxTokens: 200}
@@ -102,9 +109,9 @@ func TestPrefixReuse(t *testing.T) {
 	}
 	b := generate(t, e, q)
 	require.Equal(t, read(t, a, -1), read(t, b, -1))
-	require.Equal(t, 576, b.Result().CachedTokens)
-	require.Equal(t, int64(200+200+200+128+640+640), e.Stats().PromptTokens)
-	require.Equal(t, int64(192+128+64+576), e.Stats().CachedTokens)
+	require.Equal(t, 639, b.Result().CachedTokens)
+	require.Equal(t, int64(4*200+128+640+640), e.Stats().PromptTokens)
+	require.Equal(t, int64(192+128+100+127+639), e.Stats().CachedTokens)
 }
 
 func TestEvictionTakesTheLongestUnused(t *testing.T) {
@@ -124,6 +131,25 @@ func TestEvictionTakesTheLongestUnused(t *testing.T) {
 	require.Equal(t, 128, cached(2))
 	require.Less(t, cached(1), 128)
 	require.Positive(t, e.Stats().EvictedPages)
+}
+
+// A page that is copied is not evicted to make room for its copy; where there is no
+// room its part is computed again.
+func TestCopyWithoutRoom(t *testing.T) {
+	for _, pages := range []int{2, 3, 4} {
+		f := newFake(97, 64*pages, pages)
+		e := engine(t, f, Options{})
+		p := prompt(64*pages-10, 1)
+		read(t, generate(t, e, Request{Prompt: p, MaxTokens: 10}), -1)
+		for _, at := range []int{64*pages - 60, 70, 20} {
+			edited := slices.Clone(p)
+			edited[at] ^= 1
+			r := Request{Prompt: edited, MaxTokens: 10}
+			s := generate(t, e, r)
+			require.Equal(t, plain(t, f, 64*pages, r).tokens, read(t, s, -1).tokens, "%d pages, edit at %d", pages, at)
+		}
+		require.Zero(t, e.Stats().UsedPages)
+	}
 }
 
 func TestSessionReusesByToken(t *testing.T) {
@@ -151,7 +177,7 @@ func TestSessionReusesByToken(t *testing.T) {
 			long := append(sess.IDs(), prompt(100, 3)...)
 			ask(long, 20)
 			edited = slices.Clone(long[:100])
-			require.Equal(t, 64, ask(edited, 1), "an edit inside a shared page goes back to its beginning")
+			require.Equal(t, 99, ask(edited, 1), "an edit inside a shared page uses a copy of it")
 		}
 		require.Positive(t, e.Stats().UsedPages, "kept")
 		sess.Close()

@@ -93,6 +93,12 @@ func (p *Pool) Release(id int32) {
 	}
 }
 
+// Copy makes page dst hold what page src does, of all positions and layers, so that a
+// sequence can go on from the middle of a page that is shared. Both are in use.
+func (p *Pool) Copy(dst, src int32) {
+	copy(p.slab[int(dst)*p.pageBytes:][:p.pageBytes], p.slab[int(src)*p.pageBytes:])
+}
+
 // Refs is the count of a page.
 func (p *Pool) Refs(id int32) int { return int(p.refs[id]) }
 

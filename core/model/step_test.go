@@ -30,6 +30,35 @@ func newBench(t testing.TB, m *Model, workers, tokens, pages int, kv kernels.KVT
 	return &bench{m, w, p, tm}
 }
 
+// A sequence that goes on from the middle of a copied page gets the logits that it
+// gets alone, and the copied page stays what it was.
+func TestCopy(t *testing.T) {
+	for _, kv := range []kernels.KVType{kernels.KVF16, kernels.KVI8} {
+		c := axes()["three kv heads"]
+		m := initModel(t, c, 1, nil)
+		b := newBench(t, m, 2, 100, 8, kv)
+		const shared, length = 37, 90
+		a := text(c, length)
+		edited := append(append([]int32(nil), a[:shared]...), text(c, length)[:length-shared]...)
+		ahead := func(seq *Seq, ids []int32) (out [][]float32) {
+			require.NoError(t, b.p.Grow(seq, len(ids)))
+			require.NoError(t, m.Forward(b.w, b.p, &Step{Tokens: ids, Seqs: []SeqStep{{seq, len(ids), LogitsAll}}}))
+			for i := range ids {
+				out = append(out, append([]float32(nil), b.w.Logits(i)...))
+			}
+			return out
+		}
+		first, second := &Seq{}, &Seq{Len: shared}
+		ahead(first, a[:70])
+		page, err := b.p.Alloc()
+		require.NoError(t, err)
+		b.p.Copy(page, first.Pages[0])
+		second.Pages = []int32{page}
+		require.Equal(t, run(t, m, 1, kv, edited, length)[shared:], ahead(second, edited[shared:]))
+		require.Equal(t, run(t, m, 1, kv, a, length)[70:], ahead(first, a[70:]))
+	}
+}
+
 // Sequences that share steps, in any mixture of prefill and decoding, with any
 // choice of logits, get the logits they get alone.
 func TestCompany(t *testing.T) {

@@ -196,7 +196,7 @@ func (t *Trainer) allocate() error {
 			if s.name != "token_embd.weight" {
 				w, class, kind = t.head, optim.Head, c.Head
 			}
-			t.addDense(s.dense, w, denseType(kind))
+			t.addDense(s, w, denseType(kind))
 			t.params = append(t.params, optim.Param{Name: s.name, Class: class, Rows: w.rows, Cols: w.cols, W: w.w, G: w.g})
 		default:
 			if err := t.addLinear(s, places[s.lin]); err != nil {
@@ -260,14 +260,15 @@ func (t *Trainer) addVector(s slot, grad *[]float32) {
 	t.params = append(t.params, optim.Param{Name: s.name, Class: class, Rows: rows, Cols: cols, W: *s.vec, G: *grad})
 }
 
-func (t *Trainer) addDense(d *kernels.Dense, w *matrix, kind kernels.DType) {
+func (t *Trainer) addDense(s slot, w *matrix, kind kernels.DType) {
+	d := s.dense
 	*d = kernels.Dense{Rows: w.rows, Cols: w.cols, Type: kind}
 	if t.o.Float {
 		d.Type, d.Data = kernels.F32, kernels.F32Bytes(w.w)
 	} else {
 		d.Data = kernels.AlignedBytes(w.rows * kind.RowBytes(w.cols))
 	}
-	t.addJobs(refreshJob{dense: d, at: place{w, 0}}, w.rows)
+	t.addJobs(refreshJob{dense: d, at: place{w, 0}, name: s.name}, w.rows)
 }
 
 func (t *Trainer) addLinear(s slot, at place) error {
@@ -278,7 +279,7 @@ func (t *Trainer) addLinear(s slot, at place) error {
 	})
 	if t.o.Float {
 		s.lin.dense = &kernels.Dense{Rows: s.rows, Cols: s.cols, Type: kernels.F32, Data: kernels.F32Bytes(w)}
-		t.addJobs(refreshJob{dense: s.lin.dense, at: at}, s.rows)
+		t.addJobs(refreshJob{dense: s.lin.dense, at: at, name: s.name}, s.rows)
 		return nil
 	}
 	q, err := ternary.New(s.rows, s.cols, t.m.cfg.Group)

@@ -37,7 +37,7 @@ func BenchmarkTrain(b *testing.B) {
 		name            string
 		c               config.Model
 		rows, seq, team int
-	}{{"nano-5m/8x512", nano5(), 8, 512, 2}, {"nano-5m/4x512", nano5(), 4, 512, 2}, {"nano-5m/2x512", nano5(), 2, 512, 2}, {"nano-125m/4x256", nano125(), 4, 256, 2}} {
+	}{{"nano-5m/8x512", nano5(), 8, 512, 2}, {"nano-5m/4x512", nano5(), 4, 512, 2}, {"nano-5m/one thread", nano5(), 4, 512, 1}, {"nano-125m/4x256", nano125(), 4, 256, 2}} {
 		b.Run(x.name, func(b *testing.B) {
 			tm := team.New(x.team, team.Options{})
 			defer tm.Close()

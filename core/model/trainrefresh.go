@@ -88,7 +88,7 @@ func (j *refreshJob) run(k *kernels.Set, row []float32) error {
 		x := m.w[at(r):at(r+1)]
 		if w.Type != kernels.F32 {
 			if err := gguf.Quantize(w.Data[r*size:(r+1)*size], gguf.Type(w.Type), x); err != nil {
-				return fmt.Errorf("model: row %d of the embedding or the head: %w", r, err)
+				return fmt.Errorf("model: tensor %q: row %d: %w", j.name, r, err)
 			}
 			x = row[:cols]
 			k.DenseRow(x, w, r)

@@ -31,7 +31,6 @@ type fake struct {
 	w, g   []float32 // [vocab][vocab]
 	bias   []float32
 	gb     []float32
-	trits  *kernels.Ternary
 	cosine float64
 	// onSave is called instead of writing, if not nil.
 	onSave func(fsys fsx.FS, path string, meta []gguf.KV) error

@@ -34,6 +34,9 @@ type meta struct {
 	ValStep  int     `json:"val_step,omitempty"`
 	Best     float64 `json:"best,omitempty"`
 	BestStep int     `json:"best_step,omitempty"`
+	// Pending is the last step's line of metrics where an interrupt came before it was
+	// complete: its evaluation is still to be made.
+	Pending *Metrics `json:"pending,omitempty"`
 	// Config is the configuration as TOML, and Kernel the kernel set.
 	Config string `json:"config"`
 	Kernel string `json:"kernel"`

@@ -155,19 +155,15 @@ func Run(ctx context.Context, cfg *config.Config, o Options) (*Result, error) {
 
 // loop takes steps until the end.
 func (r *run) loop(ctx context.Context) error {
-	t := &r.cfg.Train
+	if m := r.meta.Pending; m != nil {
+		if err := r.complete(ctx, m); err != nil {
+			return err
+		}
+	}
 	for r.meta.Step < r.total {
 		m, err := r.step(ctx)
 		if err != nil {
 			return err
-		}
-		every := func(n int) bool { return n > 0 && m.Step%n == 0 }
-		if r.val != nil && (every(t.EvalEvery) || m.Step == r.total) {
-			if m.Val, err = r.evaluate(ctx); err != nil {
-				return err
-			}
-			r.meta.evaluated(m.Step, m.Val)
-			r.findPeak()
 		}
 		found := r.detect.look(m)
 		for _, e := range found {
@@ -176,22 +172,41 @@ func (r *run) loop(ctx context.Context) error {
 		m.Events = append(r.events, found...)
 		r.events = nil
 		m.Failed = r.failed + r.metrics.lost
-		r.metrics.write(m)
-		r.tell(m, every(t.LogEvery) || m.Step == r.total || m.Val != nil)
-		if r.detect.diverged() {
-			return r.diverge()
+		r.meta.Pending = m
+		if err := r.complete(ctx, m); err != nil {
+			return err
 		}
-		if m.Val != nil && r.meta.BestStep == m.Step {
-			r.export(bestName)
+	}
+	return nil
+}
+
+// complete does what follows a step: evaluation, metrics, saving.
+func (r *run) complete(ctx context.Context, m *Metrics) (err error) {
+	t := &r.cfg.Train
+	every := func(n int) bool { return n > 0 && m.Step%n == 0 }
+	if r.val != nil && (every(t.EvalEvery) || m.Step == r.total) {
+		if m.Val, err = r.evaluate(ctx); err != nil {
+			return err
 		}
-		if every(t.CheckpointEvery) || m.Step == r.total {
-			r.save()
-		}
-		if m.Val != nil || r.saved == m.Step {
-			// Steps allocate next to nothing, so that the garbage of evaluations and of
-			// saving would stay, and grow to the size of all the rest.
-			runtime.GC()
-		}
+		r.meta.evaluated(m.Step, m.Val)
+		r.findPeak()
+	}
+	r.metrics.write(m)
+	r.meta.Pending = nil
+	r.tell(m, every(t.LogEvery) || m.Step == r.total || m.Val != nil)
+	if r.detect.diverged() {
+		return r.diverge()
+	}
+	if m.Val != nil && r.meta.BestStep == m.Step {
+		r.export(bestName)
+	}
+	if every(t.CheckpointEvery) || m.Step == r.total {
+		r.save()
+	}
+	if m.Val != nil || r.saved == m.Step {
+		// Steps allocate next to nothing, so that the garbage of evaluations and of
+		// saving would stay, and grow to the size of all the rest.
+		runtime.GC()
 	}
 	return nil
 }

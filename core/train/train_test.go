@@ -114,3 +114,66 @@ func TestResume(t *testing.T) {
 		})
 	}
 }
+
+// An interrupt in the middle of an evaluation loses neither the step nor its evaluation.
+func TestInterruptedEvaluation(t *testing.T) {
+	dir := prepared(t)
+	whole := fsx.NewCrash(1)
+	weights := map[string][]float32{}
+	want, err := train(t, settings(t, dir), whole, keep(weights, newFake))
+	require.NoError(t, err)
+	fsys := fsx.NewCrash(1)
+	ctx, cancel := context.WithCancel(context.Background())
+	res, err := Run(ctx, settings(t, dir), Options{FS: fsys, Peak: 1e12, hooks: hooks{network: func(r *run) (network, error) {
+		n, err := newFake(r)
+		return &interrupting{n, cancel}, err
+	}}})
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, 5, res.Steps)
+	require.Nil(t, res.Val)
+	require.Len(t, lines(t, fsys), 4)
+	got := map[string][]float32{}
+	res, err = train(t, settings(t, dir), fsys, keep(got, newFake))
+	require.NoError(t, err)
+	require.Equal(t, weights, got)
+	require.Equal(t, lines(t, whole), lines(t, fsys))
+	require.Equal(t, want.Best, res.Best)
+	require.Equal(t, want.BestStep, res.BestStep)
+}
+
+// interrupting is a network whose evaluation is interrupted.
+type interrupting struct {
+	network
+	cancel func()
+}
+
+func (n *interrupting) Evaluate(b *batch) (lossSum, error) {
+	n.cancel()
+	return n.network.Evaluate(b)
+}
+
+// The float twin of a model is trained alike, and has no file; a network of several
+// streams tells how alike they are.
+func TestTwinAndStreams(t *testing.T) {
+	dir := prepared(t)
+	real := func(o *Options) { o.hooks.network = newNetwork }
+	fsys := fsx.NewCrash(1)
+	res, err := train(t, settings(t, dir, "train.float=true", "train.steps=6"), fsys, real)
+	require.NoError(t, err)
+	require.Empty(t, res.Model)
+	m := lines(t, fsys)[5]
+	require.NotContains(t, m, "flip_rate")
+	require.NotContains(t, m, "stream_cosine")
+	require.Less(t, m["ce"], 5.5)
+	_, err = train(t, settings(t, dir, "train.steps=6"), fsys, real)
+	require.ErrorContains(t, err, "train.float: is false, but the run began with true")
+
+	fsys = fsx.NewCrash(1)
+	_, err = train(t, settings(t, dir, "model.streams=2", "train.steps=6", "train.recompute=true", "train.f32=true"), fsys, real)
+	require.NoError(t, err)
+	m = lines(t, fsys)[5]
+	require.Contains(t, m, "flip_rate")
+	require.Contains(t, m, "zero_fraction")
+	require.InDelta(t, 0.5, m["stream_cosine"], 0.5)
+	require.NotEmpty(t, readAll(t, fsys, "run/model.gguf"))
+}

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Prints what the model writes, as Markdown: fixed prompts and seeds, nothing chosen
-# afterwards. The same model gives the same text on every machine.
+# afterwards. The same model gives the same text on every machine. Prompts end where
+# tokens do: text after "(" or a space is often one token with it.
 #
 #   models/nano-5m-rust/samples.sh [MODEL]
 set -euo pipefail
@@ -22,11 +23,11 @@ prompts=(
 	'fn main() {'
 	'pub fn max(a: u32, b: u32) -> u32 {'
 	$'use std::collections::HashMap;\n\nfn count_words(text: &str) -> HashMap<String, usize> {'
-	$'impl fmt::Display for Point {\n    fn fmt('
-	$'/// Returns the number of elements in the list.\npub fn len('
-	$'#[derive(Debug, Clone)]\npub struct '
-	$'#[cfg(test)]\nmod tests {\n    use super::*;\n\n    #[test]\n    fn '
-	$'impl Iterator for Counter {\n    type Item = u32;\n\n    fn next('
+	$'impl fmt::Display for Point {\n    fn fmt'
+	$'/// Returns the number of elements in the list.\npub fn len'
+	$'#[derive(Debug, Clone)]\npub struct'
+	$'#[cfg(test)]\nmod tests {\n    use super::*;\n\n    #[test]\n    fn'
+	$'impl Iterator for Counter {\n    type Item = u32;\n\n    fn next'
 )
 printf '### As it comes\n\nEight prompts at temperature 0.6, each with its number as the seed.\n\n'
 for i in "${!prompts[@]}"; do

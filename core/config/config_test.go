@@ -95,6 +95,7 @@ func TestErrors(t *testing.T) {
 		{"set of wrong type", small, "model.vocab=many", `config: --set: model.vocab: "many" is a string, not an integer`},
 		{"set out of range", small, "model.vocab=1", `config: --set: model.vocab: 1 is outside 2 to 16777216`},
 		{"set empty", small, "model.mhc=", `model.mhc: "" is not one of bvn, sinkhorn`},
+		{"set of no text", small, "name=\xff", `--set: name: "\xff" is not valid UTF-8`},
 		{"set with two lines", small, "model.dim=64\nlayers=9", `model.dim: "64\nlayers=9" is a string`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -207,6 +208,7 @@ func TestParseSize(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(small), "model.vocab=2")
+	f.Add([]byte("preset = 'tiny'\n[train]\nsteps = 100\n[optim.head]\nlr = 1e-3\n"), "name=a\tb")
 	f.Add([]byte("model = {dim = 64, a.b = 2}\n[x]\n[[y]]\n"), "x")
 	f.Fuzz(func(t *testing.T, doc []byte, set string) {
 		c, err := Parse("f", doc, set)
@@ -219,6 +221,14 @@ func FuzzParse(f *testing.F) {
 		}
 		if err := c.Model.Validate(); err != nil {
 			t.Fatalf("accepted, but: %v", err)
+		}
+		text := c.TOML()
+		back, err := Parse("again", []byte(text))
+		if err != nil {
+			t.Fatalf("written as TOML: %v\n%s", err, text)
+		}
+		if d := back.Differences(c); len(d) > 0 {
+			t.Fatalf("written as TOML: %v", d)
 		}
 	})
 }

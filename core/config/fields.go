@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"unicode/utf8"
 )
 
 // A field is one key: its place in the struct, its range and its text. The
@@ -77,6 +78,9 @@ func (f *field) set(c *Config, v any) (what string) {
 		s, ok := v.(string)
 		if !ok {
 			return wrong("a string")
+		}
+		if !utf8.ValidString(s) {
+			return show(v) + " is not valid UTF-8"
 		}
 		*p = s
 	case *bool:

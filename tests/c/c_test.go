@@ -194,28 +194,33 @@ func TestTextIsThatOfTheCommand(t *testing.T) {
 	}
 }
 
-// operations is how many random operations chaos makes; NANOCHAT_CHAOS sets it for
-// long runs.
-func operations() string {
-	if n := os.Getenv("NANOCHAT_CHAOS"); n != "" {
-		return n
-	}
-	return "50000"
-}
-
 func TestSuite(t *testing.T) {
 	program := suite(t, "suite-gcc", "gcc")
-	for _, part := range [][]string{
-		{"contract"}, {"misuse"}, {"concurrent"}, {"signals"},
-		{"forks", "100"},
-		{"chaos", "5000", "1", "1"},
-		{"chaos", operations(), "4", "2"}, {"chaos", operations(), "32", "3"},
-		{"cycles", "1000", "1024"},
+	operations, forks, cycles := "50000", "100", "1000"
+	if os.Getenv("NANOCHAT_LONG") != "" {
+		operations, forks, cycles = "1000000", "1000", "10000"
+	}
+	for _, tt := range []struct {
+		part []string
+		what string // for the table of docs/RELIABILITY.md
+	}{
+		{part: []string{"contract"}},
+		{part: []string{"misuse"}},
+		{part: []string{"concurrent"}},
+		{part: []string{"signals"}},
+		{[]string{"forks", forks}, "forks of a process that generates: every call in the child is E_FORKED at once, the parent goes on"},
+		{part: []string{"chaos", "5000", "1", "1"}},
+		{part: []string{"chaos", operations, "4", "2"}},
+		{[]string{"chaos", operations, "32", "3"}, "random calls of the C interface by 32 threads that share their handles, many of them closed or of another kind: no crash, and the text is the same afterwards"},
+		{[]string{"cycles", cycles, "1024"}, "times open, generate, close: memory (within 1 MiB), files and threads are back"},
 	} {
-		t.Run(strings.Join(part, " "), func(t *testing.T) {
-			args := append([]string{program, part[0], small}, part[1:]...)
+		t.Run(strings.Join(tt.part, " "), func(t *testing.T) {
+			args := append([]string{program, tt.part[0], small}, tt.part[1:]...)
 			if out := run(t, nil, args...); out != "" {
 				t.Log(strings.TrimSpace(out))
+			}
+			if tt.what != "" {
+				t.Logf("RELIABILITY | %s | %s of %s | `tests/c TestSuite` |", tt.what, tt.part[1], tt.part[1])
 			}
 		})
 	}

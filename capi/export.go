@@ -53,39 +53,37 @@ func report(out *C.uintptr_t, f *failure) C.int32_t {
 	return C.int32_t(f.status)
 }
 
-// useError returns the error object of a handle. Its texts stand until it is freed.
-func useError(h C.uintptr_t) *cError {
-	e, err := handles.use(kindError, uintptr(h))
-	if err != nil {
+// onError calls f with the error object of a handle. Its texts stand until it is freed.
+func onError(h C.uintptr_t, f func(*cError)) C.int32_t {
+	return call(nil, func() error {
+		e, err := handles.use(kindError, uintptr(h))
+		if err != nil {
+			return err
+		}
+		defer e.release()
+		f(e.value.(*cError))
 		return nil
-	}
-	defer e.release()
-	return e.value.(*cError)
+	})
 }
 
 //export ncgoErrorStatus
-func ncgoErrorStatus(h C.uintptr_t) C.int32_t {
-	if e := useError(h); e != nil {
-		return C.int32_t(e.status)
+func ncgoErrorStatus(h C.uintptr_t) (s C.int32_t) {
+	if wrong := onError(h, func(e *cError) { s = C.int32_t(e.status) }); wrong != C.NANOCHAT_OK {
+		return wrong
 	}
-	_, err := handles.use(kindError, uintptr(h))
-	return C.int32_t(failureOf(err).status)
+	return s
 }
 
 //export ncgoErrorMessage
-func ncgoErrorMessage(h C.uintptr_t) *C.char {
-	if e := useError(h); e != nil {
-		return e.message
-	}
-	return nil
+func ncgoErrorMessage(h C.uintptr_t) (text *C.char) {
+	onError(h, func(e *cError) { text = e.message })
+	return text
 }
 
 //export ncgoErrorHint
-func ncgoErrorHint(h C.uintptr_t) *C.char {
-	if e := useError(h); e != nil {
-		return e.hint
-	}
-	return nil
+func ncgoErrorHint(h C.uintptr_t) (text *C.char) {
+	onError(h, func(e *cError) { text = e.hint })
+	return text
 }
 
 //export ncgoErrorFree

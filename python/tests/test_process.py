@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,10 +15,10 @@ from conftest import ROOT
 from nanochat import _library
 
 
-def python(program: str, *arguments: str, **env: str) -> str:
+def python(program: str, *arguments: str, interpreter: str = sys.executable, **env: str) -> str:
     """Runs a program and returns what it prints."""
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), *arguments],
+        [interpreter, "-c", textwrap.dedent(program), *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -183,3 +184,24 @@ def test_library_that_is_not_there(tmp_path: Path) -> None:
             NANOCHAT_LIBRARY=str(path),
         )
         assert "True" in out and name in out and "hint:" in out
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13", "3.14"])
+def test_other_interpreters(small: str, version: str) -> None:
+    found = shutil.which(f"python{version}")
+    if not found or subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode:
+        pytest.skip(f"no Python {version} here")
+    program = """
+        import asyncio, pickle, sys
+        import nanochat
+
+        async def text(model):
+            return "".join([t async for t in model.astream("fn", max_tokens=20, seed=3, temperature=1.0)])
+
+        with nanochat.load_model(sys.argv[1], threads=1) as model:
+            done = model.generate("fn", max_tokens=20, seed=3, temperature=1.0)
+            assert asyncio.run(text(model)) == done.text
+            with pickle.loads(pickle.dumps(model)) as copy:
+                print(copy.generate("fn", max_tokens=20, seed=3, temperature=1.0).tokens)
+        """
+    assert python(program, small, interpreter=found) == python(program, small)

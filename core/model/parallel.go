@@ -2,7 +2,9 @@ package model
 
 import (
 	"context"
+	"fmt"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 )
@@ -26,7 +28,7 @@ func parallelUntil(ctx context.Context, n int, f func(i int) error) error {
 	for range min(n, runtime.GOMAXPROCS(0)) {
 		group.Go(func() {
 			for i := int(next.Add(1) - 1); i < n && ctx.Err() == nil; i = int(next.Add(1) - 1) {
-				if e := f(i); e != nil {
+				if e := contain(f, i); e != nil {
 					mu.Lock()
 					if i < first {
 						first, err = i, e
@@ -42,4 +44,15 @@ func parallelUntil(ctx context.Context, n int, f func(i int) error) error {
 		err = ctx.Err()
 	}
 	return err
+}
+
+// contain calls f and makes a panic an error: in a goroutine of a library it would
+// end the program around it.
+func contain(f func(i int) error, i int) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("model: internal error: %v\n%s", v, debug.Stack())
+		}
+	}()
+	return f(i)
 }

@@ -18,6 +18,14 @@
 // head are f16 or q8_0, and a q8_0 head takes int8 activations too. Foreign models
 // may have dense projections, and their heads take float activations.
 //
+// # Training
+//
+// A Trainer holds latent float32 weights and a Model made of them by the quantisers
+// of packages ternary and gguf. Its forward is that of inference, function by function
+// and kernel by kernel: it only leaves what it computes on a tape, from which an
+// explicit backward goes through the layers in reverse. So what is trained is what a
+// file holds and what is served, bit for bit.
+//
 // # One answer
 //
 // The logits of a token depend on the weights and on the tokens before it in its

@@ -24,5 +24,6 @@
 //	checkpoints/     see core/checkpoint
 //	best.gguf        the model of the best evaluation
 //	model.gguf       the model at the end
+//	.lock            held by the process that writes here
 //	diverged/        the state of a run that was stopped because it diverged
 package train

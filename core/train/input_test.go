@@ -234,3 +234,23 @@ func TestPlan(t *testing.T) {
 	require.Empty(t, fsys.Ops(), "a plan writes nothing")
 	require.False(t, strings.Contains(p.Memory[0].Name, "\n"))
 }
+
+// Two trainings do not write into one directory.
+func TestOneWriter(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "run")
+	c := settings(t, prepared(t), "train.out="+out, "train.steps=4", "schedule.decay=1")
+	var second error
+	_, err := train(t, c, fsx.OS(), func(o *Options) {
+		o.Progress = func(p *Progress) {
+			if p.Step == 2 {
+				_, second = train(t, c, fsx.OS())
+			}
+		}
+	})
+	require.NoError(t, err)
+	require.EqualError(t, second, "train: another training is writing to "+out)
+	require.Contains(t, hintOf(second), "--out")
+	_, err = train(t, c, fsx.OS()) // the lock is given back
+	require.NoError(t, err)
+	require.Equal(t, 4, bytes.Count(readAll(t, fsx.OS(), filepath.Join(out, "metrics.jsonl")), []byte("\n")))
+}

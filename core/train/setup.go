@@ -153,6 +153,9 @@ func (r *run) close() {
 	if r.metrics != nil {
 		r.metrics.close()
 	}
+	if r.lock != nil {
+		r.lock.Close()
+	}
 	if r.net != nil {
 		r.net.Close()
 	}

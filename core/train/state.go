@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -119,6 +120,9 @@ func (r *run) start() error {
 	if err := r.fs.MkdirAll(r.cfg.Train.Out, 0o755); err != nil {
 		return &Error{What: "directory " + r.cfg.Train.Out, Err: err, Hint: "choose another with --out"}
 	}
+	if err := r.takeLock(); err != nil {
+		return err
+	}
 	text := r.cfg.TOML()
 	if err := fsx.WriteAtomic(r.fs, r.path("config.toml"), func(w io.Writer) error {
 		_, err := io.WriteString(w, text)
@@ -131,6 +135,20 @@ func (r *run) start() error {
 	}
 	r.findPeak()
 	r.began = r.clock.Now()
+	return nil
+}
+
+// takeLock makes sure that no other process writes to the directory of the run, as far
+// as its file system can tell.
+func (r *run) takeLock() error {
+	f, err := r.fs.OpenFile(r.path(".lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return &Error{What: "directory " + r.cfg.Train.Out, Err: err, Hint: "choose another with --out"}
+	}
+	r.lock = f
+	if ok, err := fsx.TryLock(f); !ok && err == nil {
+		return &Error{What: "another training is writing to " + r.cfg.Train.Out, Hint: "wait for it, or choose another directory with --out"}
+	}
 	return nil
 }
 

@@ -112,6 +112,7 @@ type run struct {
 	loader    *data.Loader
 	detect    *detector
 	metrics   *metricsFile
+	lock      fsx.File
 
 	// The state of the run after the last whole step; meta is what a checkpoint keeps.
 	meta     meta
@@ -291,7 +292,10 @@ func (r *run) measure(b *data.Batch, sum lossSum, report *optim.Report, seconds,
 		Skipped: report.Skipped, SkippedTotal: r.opt.Counters().Skipped,
 	}
 	if r.peak > 0 {
-		m.MFU = Number(flops / max(seconds, 1e-9) / r.peak)
+		// What was reached is possible, whatever was measured.
+		rate := flops / max(seconds, 1e-9)
+		r.peak = max(r.peak, rate)
+		m.MFU = Number(rate / r.peak)
 	}
 	if report.Skipped {
 		m.NonFinite = "the gradient of " + report.NonFinite

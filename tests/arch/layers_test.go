@@ -19,6 +19,7 @@ var layers = map[string]row{
 	"core/safetensors":    {1, nil},
 	"core/config":         {1, []string{"github.com/pelletier/go-toml/v2"}},
 	"core/tokenizer":      {1, nil},
+	"core/zoo":            {1, nil},
 	"kernels/numa":        {1, []string{"golang.org/x/sys"}},
 	"kernels/team":        {2, []string{"golang.org/x/sys"}},
 	"core/sample":         {2, nil},

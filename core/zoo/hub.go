@@ -1,0 +1,162 @@
+package zoo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// hubPrefix begins the name of a file on the hub.
+const hubPrefix = "hub:"
+
+// hubFile is hub:OWNER/REPO/FILE.gguf@REVISION; FILE may have directories.
+type hubFile struct {
+	repo     string // OWNER/REPO
+	file     string
+	revision string // a branch, a tag or a commit
+}
+
+// parseHub reads a name; without a revision it is main.
+func parseHub(ref string) (hubFile, error) {
+	path, revision, with := strings.Cut(strings.TrimPrefix(ref, hubPrefix), "@")
+	if !with {
+		revision = "main"
+	}
+	parts := strings.Split(path, "/")
+	ok := len(parts) >= 3 && len(ref) <= 1000 && strings.HasSuffix(path, ".gguf")
+	for _, s := range append(strings.Split(revision, "/"), parts...) {
+		ok = ok && s != "" && s != "." && s != ".." && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\\' })
+	}
+	if !ok {
+		return hubFile{}, &Error{Kind: ErrName, Model: fmt.Sprintf("%.120q", ref), What: "is not a file of the hub", Hint: "write hub:OWNER/REPO/FILE.gguf@REVISION"}
+	}
+	return hubFile{parts[0] + "/" + parts[1], strings.Join(parts[2:], "/"), revision}, nil
+}
+
+// ref is the whole name, with its revision.
+func (h *hubFile) ref() string { return hubPrefix + h.repo + "/" + h.file + "@" + h.revision }
+
+// url is where the file ("resolve") or its pointer ("raw") is.
+func (h *hubFile) url(endpoint *url.URL, kind string) *url.URL {
+	// The hub takes a revision with slashes as one segment.
+	raw := strings.TrimRight(endpoint.EscapedPath(), "/") + "/" + escapeAll(h.repo) + "/" + kind + "/" + url.PathEscape(h.revision) + "/" + escapeAll(h.file)
+	u := *endpoint
+	u.RawPath = raw
+	u.Path, _ = url.PathUnescape(raw)
+	return &u
+}
+
+func escapeAll(path string) string {
+	parts := strings.Split(path, "/")
+	for i, s := range parts {
+		parts[i] = url.PathEscape(s)
+	}
+	return strings.Join(parts, "/")
+}
+
+// downloadHub finds a file of the hub in the cache or downloads it. What a branch
+// means is asked once; Force asks again.
+func (z *Zoo) downloadHub(ctx context.Context, ref string, f Fetch) (Found, error) {
+	h, err := parseHub(ref)
+	if err != nil {
+		return Found{}, err
+	}
+	w := wanted{ref: h.ref(), name: h.ref(), revision: h.revision, urls: []string{h.ref()}}
+	if !f.Force {
+		if found, ok := z.cached(w); ok {
+			return found, nil
+		}
+	}
+	if z.o.Offline || z.o.Cache == "" {
+		return z.fetch(ctx, w, f) // which says so
+	}
+	c := z.client(w.ref)
+	defer c.close()
+	for failed := 0; ; {
+		w.digest, w.size, err = c.digest(ctx, &h)
+		pass, ok := errors.AsType[*fault](err)
+		if ctx.Err() != nil {
+			return Found{}, stopped(ctx, w.ref)
+		}
+		if err == nil {
+			return z.fetch(ctx, w, f)
+		}
+		if !ok {
+			return Found{}, err
+		}
+		if failed++; failed > z.o.Retries {
+			return Found{}, pass.err
+		}
+		if z.sleep(ctx, backoff(failed, pass.after)) != nil {
+			return Found{}, stopped(ctx, w.ref)
+		}
+	}
+}
+
+// digest asks the hub for the SHA-256 and the size that it keeps of a large file:
+// in the head of the answer, else in the pointer that stands for it in the repository.
+func (c *client) digest(ctx context.Context, h *hubFile) (string, int64, error) {
+	w, ctx, cancel := c.watch(ctx)
+	defer cancel(nil)
+	// The answer leads to a storage server, which knows nothing of digests: that
+	// redirect is not followed, one to a new name of the repository is.
+	ask := &client{c.z, c.ref, &http.Client{Transport: c.http.Transport, CheckRedirect: func(r *http.Request, via []*http.Request) error {
+		if r.URL.Host != via[0].URL.Host || r.Response != nil && r.Response.Header.Get("X-Linked-Etag") != "" {
+			return http.ErrUseLastResponse
+		}
+		return checkRedirect(r, via)
+	}}, nil}
+	r, err := http.NewRequest(http.MethodHead, h.url(c.z.endpoint, "resolve").String(), nil)
+	if err != nil {
+		return "", 0, &Error{Kind: ErrName, Model: c.ref, What: "is not a file of the hub"}
+	}
+	resp, err := ask.do(ctx, r)
+	if err != nil {
+		return "", 0, err
+	}
+	resp.Body.Close()
+	w.alive()
+	digest := strings.Trim(strings.TrimPrefix(resp.Header.Get("X-Linked-Etag"), "W/"), `"`)
+	size, err := strconv.ParseInt(resp.Header.Get("X-Linked-Size"), 10, 64)
+	if validDigest(digest) && (err != nil || size > 0) {
+		return digest, max(size, 0), nil
+	}
+	return ask.pointer(ctx, h)
+}
+
+// pointerForm is a Git LFS pointer; see git-lfs/docs/spec.md.
+var pointerForm = regexp.MustCompile(`^version https://git-lfs\.github\.com/spec/v1\n(?:[^\n]*\n)*?oid sha256:([0-9a-f]{64})\nsize ([1-9][0-9]{0,17})\n`)
+
+func (c *client) pointer(ctx context.Context, h *hubFile) (string, int64, error) {
+	u := h.url(c.z.endpoint, "raw")
+	unknown := &Error{Kind: ErrNoHash, Model: c.ref, What: "the hub gives no SHA-256 of the file", Hint: "nanochat downloads only what it can check; pass the SHA-256: nanochat download NAME --url URL --sha256 HEX"}
+	r, err := http.NewRequest(http.MethodGet, u.String(), nil)
+	if err != nil {
+		return "", 0, unknown
+	}
+	resp, err := c.do(ctx, r)
+	if errors.Is(err, ErrNotFound) {
+		return "", 0, unknown
+	}
+	if err != nil {
+		return "", 0, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+	if err != nil {
+		return "", 0, &fault{err: c.failed(ctx, plainURL(u), err)}
+	}
+	m := pointerForm.FindSubmatch(bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n")))
+	if resp.StatusCode != http.StatusOK || m == nil {
+		return "", 0, unknown
+	}
+	size, _ := strconv.ParseInt(string(m[2]), 10, 64)
+	return string(m[1]), size, nil
+}

@@ -17,7 +17,8 @@ import (
 )
 
 type benchmarkCmd struct {
-	Model    string `arg:"" optional:"" help:"A model file (.gguf) to measure."`
+	Model    string `arg:"" optional:"" help:"A model to measure: a file (.gguf), or a name from nanochat list."`
+	File     string `kong:"-"` // of Model
 	Roofline bool   `help:"Measure this machine's limits: instructions and memory."`
 	Kernels  bool   `help:"Measure the kernels against those limits."`
 
@@ -86,9 +87,11 @@ func (c *benchmarkCmd) Run(a *app) error {
 		}
 	}
 	if c.Model != "" {
-		if err := (&modelArg{c.Model}).check(); err != nil {
+		found, err := a.find(c.Model)
+		if err != nil {
 			return err
 		}
+		c.File = found.Path
 	}
 	r, err := c.measure(a, set, training)
 	if err != nil {
@@ -176,7 +179,7 @@ func (c *benchmarkCmd) measure(a *app, set *kernels.Set, training *config.Config
 }
 
 func (c *benchmarkCmd) open(set *kernels.Set) (*gguf.File, *model.Model, error) {
-	f, err := gguf.Open(c.Model)
+	f, err := gguf.Open(c.File)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -193,7 +196,7 @@ func (c *benchmarkCmd) tuned(a *app, set *kernels.Set) (*kernels.Set, error) {
 	if err != nil || choose == nil {
 		return set, err
 	}
-	f, err := gguf.ReadInfo(c.Model)
+	f, err := gguf.ReadInfo(c.File)
 	if err != nil {
 		return nil, err
 	}

@@ -24,9 +24,11 @@ type convertCmd struct {
 
 // Run converts.
 func (c *convertCmd) Run(a *app) error {
-	if err := (&modelArg{c.In}).check(); err != nil {
+	found, err := a.find(c.In)
+	if err != nil {
 		return err
 	}
+	c.In = found.Path
 	if err := c.check(c.Out); err != nil {
 		return err
 	}

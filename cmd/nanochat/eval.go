@@ -87,7 +87,7 @@ func (c *evalBPBCmd) Run(a *app) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := c.check(); err != nil {
+	if err := c.check(a); err != nil {
 		return err
 	}
 	f, err := gguf.Open(c.Model)

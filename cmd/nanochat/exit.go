@@ -14,15 +14,17 @@ import (
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/tokenizer"
 	"github.com/architehc/nanochat/core/train"
+	"github.com/architehc/nanochat/core/zoo"
 )
 
-// Exit codes. 5 (network) belongs to commands to come.
+// Exit codes.
 const (
 	exitOK          = 0
 	exitFailure     = 1
 	exitUsage       = 2
 	exitNoModel     = 3
 	exitFormat      = 4
+	exitNetwork     = 5
 	exitDiverged    = 6
 	exitInterrupted = 130
 )
@@ -83,6 +85,9 @@ func (a *app) fail(err error, verbose bool) int {
 		bare.Hint = ""
 		text = bare.Error()
 	}
+	if z, ok := errors.AsType[*zoo.Error](err); ok && z.Model != "" {
+		text = "model " + strings.TrimPrefix(z.Error(), "zoo: ")
+	}
 	if code == exitInterrupted {
 		return code
 	}
@@ -121,6 +126,7 @@ func classify(err error) (code int, hint string) {
 	var (
 		usage  *usageError
 		model  *modelError
+		named  *zoo.Error
 		conf   *config.Error
 		format *gguf.FormatError
 		vocab  *tokenizer.Error
@@ -143,6 +149,8 @@ func classify(err error) (code int, hint string) {
 		return exitUsage, usage.hint
 	case errors.As(err, &conf):
 		return exitUsage, conf.Hint
+	case errors.As(err, &named):
+		return zooCode(named), named.Hint
 	case errors.As(err, &model):
 		return exitNoModel, model.hint
 	case errors.As(err, &format):
@@ -170,6 +178,21 @@ func classify(err error) (code int, hint string) {
 		return exitFailure, "create the directory first, or choose another path"
 	}
 	return exitFailure, hint
+}
+
+// zooCode tells models that do not exist from those that do not come through.
+func zooCode(e *zoo.Error) int {
+	switch e.Kind {
+	case zoo.ErrName, zoo.ErrNotFound, zoo.ErrPlanned:
+		return exitNoModel
+	case zoo.ErrChecksum, zoo.ErrNoHash:
+		return exitFormat
+	case zoo.ErrOffline, zoo.ErrNetwork, zoo.ErrDenied:
+		return exitNetwork
+	case zoo.ErrSetting:
+		return exitUsage
+	}
+	return exitFailure
 }
 
 // dataCode tells options that make no sense and files that cannot be read from

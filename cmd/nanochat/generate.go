@@ -88,7 +88,7 @@ type timing struct {
 
 // Run generates and prints.
 func (c *generateCmd) Run(a *app) error {
-	if err := c.check(); err != nil {
+	if err := c.check(a); err != nil {
 		return err
 	}
 	req, err := c.request()

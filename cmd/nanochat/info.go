@@ -13,41 +13,51 @@ import (
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/core/tokenizer"
+	"github.com/architehc/nanochat/core/zoo"
 )
 
 // modelArg is the MODEL argument that most commands have.
 type modelArg struct {
-	Model string `arg:"" help:"A model file (.gguf)."`
+	Model string `arg:"" help:"A model file (.gguf), or a name from nanochat list."`
 }
 
-// check finds the mistakes that need no look into the file.
-func (m *modelArg) check() error {
-	st, err := os.Stat(m.Model)
+// check finds the model, and from then on Model is its file.
+func (m *modelArg) check(a *app) error {
+	found, err := a.find(m.Model)
+	if err == nil {
+		m.Model = found.Path
+	}
+	return err
+}
+
+// checkFile finds the mistakes that need no look into the file.
+func checkFile(path string) error {
+	st, err := os.Stat(path)
 	switch {
 	case err == nil && st.IsDir():
-		return &modelError{m.Model, syscall.EISDIR, "name the .gguf file in it"}
+		return &modelError{path, syscall.EISDIR, "name the .gguf file in it"}
 	case err == nil && !st.Mode().IsRegular():
-		return &modelError{m.Model, errors.New("is not a regular file"), "models are mapped into memory; save it to a file first"}
+		return &modelError{path, errors.New("is not a regular file"), "models are mapped into memory; save it to a file first"}
 	case err == nil:
-		f, err := os.Open(m.Model)
+		f, err := os.Open(path)
 		if errors.Is(err, fs.ErrPermission) {
-			return &hinted{fmt.Errorf("model %s: %w", m.Model, fs.ErrPermission), "make it readable for this user"}
+			return &hinted{fmt.Errorf("model %s: %w", path, fs.ErrPermission), "make it readable for this user"}
 		}
 		if err == nil {
 			f.Close()
 		}
 		return nil // any other reason comes back when the file is read
-	case m.Model == "":
-		return &usageError{"the name of the model is empty", "name a .gguf file"}
+	case path == "":
+		return &usageError{"the name of the model is empty", "name a .gguf file, or a model of nanochat list"}
 	}
-	hint := "create one with random weights: nanochat init nano-5m " + m.Model
-	if slices.Contains(config.Presets(), m.Model) {
-		hint = fmt.Sprintf("%s is a preset; make a model of it: nanochat init %s %s.gguf", m.Model, m.Model, m.Model)
+	hint := "create one with random weights: nanochat init nano-5m " + path
+	if slices.Contains(config.Presets(), path) {
+		hint = fmt.Sprintf("%s is a preset; make a model of it: nanochat init %s %s.gguf", path, path, path)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		hint = ""
 	}
-	return &modelError{m.Model, err, hint}
+	return &modelError{path, err, hint}
 }
 
 // infoReport is what `info --json` prints.
@@ -108,7 +118,7 @@ func (*infoCmd) Help() string {
 // Run describes the file. A file that is valid GGUF but no model that runs here
 // is described as well, with the reason.
 func (c *infoCmd) Run(a *app) error {
-	if err := c.check(); err != nil {
+	if err := c.check(a); err != nil {
 		return err
 	}
 	f, err := gguf.ReadInfo(c.Model)
@@ -250,12 +260,35 @@ type verifyCmd struct {
 	JSON bool `name:"json" help:"Print JSON."`
 }
 
-// Run checks structure, weights and checksum.
-func (c *verifyCmd) Run(a *app) error {
-	if err := c.check(); err != nil {
+// Help is the longer help text.
+func (*verifyCmd) Help() string {
+	return "A model that was downloaded is compared with the SHA-256 of its download as well."
+}
+
+// verifyDigest compares a file of the zoo with the digest it was promised with.
+func (a *app) verifyDigest(found zoo.Found) error {
+	if found.SHA256 == "" {
+		return nil
+	}
+	z, err := openZoo()
+	if err != nil {
 		return err
 	}
-	f, err := gguf.Open(c.Model)
+	bar := a.progress("verify")
+	defer bar.done()
+	return z.Verify(a.ctx, found, bar.update)
+}
+
+// Run checks structure, weights and checksum.
+func (c *verifyCmd) Run(a *app) error {
+	found, err := a.find(c.Model)
+	if err != nil {
+		return err
+	}
+	if err := a.verifyDigest(found); err != nil {
+		return err
+	}
+	f, err := gguf.Open(found.Path)
 	if err != nil {
 		return err
 	}

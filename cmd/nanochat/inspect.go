@@ -20,7 +20,7 @@ import (
 )
 
 type inspectCmd struct {
-	Model     string `arg:"" help:"A model file (.gguf), the directory of a training run, or a checkpoint in it."`
+	Model     string `arg:"" help:"A model file (.gguf) or a name from nanochat list, the directory of a training run, or a checkpoint in it."`
 	Text      string `placeholder:"FILE" help:"The text that the streams are measured with (default: random tokens)."`
 	Tokenizer string `placeholder:"FILE" help:"For --text with a checkpoint: its tokenizer, a tokenizer.json or a model file (default: where the run found it)."`
 	Length    size   `default:"256" placeholder:"N" help:"Tokens to run through the model, at most (default: ${default})."`
@@ -112,10 +112,11 @@ func (c *inspectCmd) open(a *app, set *kernels.Set) (*subject, error) {
 	if c.Tokenizer != "" {
 		return nil, &usageError{"--tokenizer is for checkpoints", "a model file has its own"}
 	}
-	if err := (&modelArg{Model: c.Model}).check(); err != nil {
+	found, err := a.find(c.Model)
+	if err != nil {
 		return nil, err
 	}
-	f, err := gguf.Open(c.Model)
+	f, err := gguf.Open(found.Path)
 	if err != nil {
 		return nil, err
 	}

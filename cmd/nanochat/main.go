@@ -28,6 +28,9 @@ type grammar struct {
 	Verbose bool `help:"Show the chain of causes of an error."`
 
 	Generate   generateCmd   `cmd:"" help:"Continue a text."`
+	Download   downloadCmd   `cmd:"" help:"Download a model, or go on with it."`
+	List       listCmd       `cmd:"" help:"List the models that have names."`
+	Rm         rmCmd         `cmd:"" help:"Remove downloaded models."`
 	Info       infoCmd       `cmd:"" help:"Describe a model file."`
 	Inspect    inspectCmd    `cmd:"" help:"Show what became of a model's weights, and how it mixes its streams."`
 	Verify     verifyCmd     `cmd:"" help:"Check a model file completely, checksum included."`

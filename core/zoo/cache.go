@@ -208,8 +208,15 @@ func (z *Zoo) Remove(ref string) (int64, error) {
 	if z.o.Cache == "" {
 		return 0, noCache(ref)
 	}
-	name, revision := ref, ""
-	if !strings.HasPrefix(ref, hubPrefix) {
+	name, revision := "", ""
+	if strings.HasPrefix(ref, hubPrefix) {
+		h, err := parseHub(ref)
+		if err != nil {
+			return 0, err
+		}
+		ref = h.ref()
+		name = ref
+	} else {
 		var err error
 		if name, revision, err = splitRef(ref); err != nil {
 			return 0, err
@@ -219,7 +226,7 @@ func (z *Zoo) Remove(ref string) (int64, error) {
 	var keys []string
 	for _, m := range z.cachedManifests() {
 		w := wanted{ref: m.Ref, name: m.Name, revision: m.Revision}
-		if m.Ref == ref || m.Name == name && (revision == "" || m.Revision == revision) {
+		if m.Name == name && (revision == "" || m.Revision == revision) {
 			keys = append(keys, w.key())
 			digests[m.SHA256] = true
 		} else {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -42,9 +43,10 @@ func TestCut(t *testing.T) {
 				t.Errorf("cut once: %d bytes were sent for a file of %d", got, size)
 			}
 
-			broken := true
+			var broken atomic.Bool
+			broken.Store(true)
 			s = serve(t, data, func(n int, w http.ResponseWriter, r *http.Request) bool {
-				if broken {
+				if broken.Load() {
 					s.cut(w, r, at)
 				}
 				return false
@@ -54,7 +56,7 @@ func TestCut(t *testing.T) {
 			if at < size && (!errors.Is(err, ErrNetwork) || len(s.seen()) != 5) {
 				t.Errorf("cut always: %v after %d requests", err, len(s.seen()))
 			}
-			broken = false
+			broken.Store(false)
 			found, err := get(t, open(t, dir, s.entry()), data)
 			if err != nil {
 				t.Fatalf("the next run: %v", err)

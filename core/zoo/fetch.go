@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"time"
 
 	"github.com/architehc/nanochat/core/internal/fsx"
@@ -124,6 +125,9 @@ func (z *Zoo) remember(w wanted, size int64) error {
 	m := manifest{w.ref, w.name, w.revision, w.digest, size, "", w.licence}
 	if len(w.urls) > 0 {
 		m.URL = w.urls[0]
+		if u, err := url.Parse(m.URL); err == nil && u.Host != "" { // a query may be a signature
+			m.URL = plainURL(u)
+		}
 	}
 	if validName(w.name) {
 		m.Ref = w.name + "@" + w.revision

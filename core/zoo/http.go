@@ -106,7 +106,7 @@ type watch struct {
 	last  time.Time
 }
 
-// start begins to watch; the context ends with errStalled.
+// watch begins to watch a request; the context ends with errStalled.
 func (c *client) watch(ctx context.Context) (*watch, context.Context, context.CancelCauseFunc) {
 	w := &watch{clock: c.z.o.Clock, stall: c.z.o.Stall, last: c.z.o.Clock.Now()}
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -82,6 +82,9 @@ func TestHub(t *testing.T) {
 			if found, err = z.Resolve(context.Background(), ref, Fetch{}); err != nil || found.Source != FromCache || len(hub.seen()) != n {
 				t.Errorf("once more: %+v, %v, %d requests", found, err, len(hub.seen())-n)
 			}
+			if _, err := z.Remove("hub:some/repo/sub dir/model.gguf"); !errors.Is(err, ErrNotFound) {
+				t.Errorf("Remove of another revision: %v", err)
+			}
 			if n, err := z.Remove(ref); n != size || err != nil {
 				t.Errorf("Remove: %d, %v", n, err)
 			}

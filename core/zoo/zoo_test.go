@@ -151,9 +151,12 @@ func TestCache(t *testing.T) {
 	state(StateCached)
 
 	// The same contents under a second name are kept once.
-	other, err := z.From(ctx, "mine", s.URL+"/other.gguf", strings.ToUpper(digestOf(data)), Fetch{})
+	other, err := z.From(ctx, "mine", s.URL+"/other.gguf?signature=secret", strings.ToUpper(digestOf(data)), Fetch{})
 	if err != nil || other.Path != found.Path || len(s.seen()) != 1 {
 		t.Errorf("From: %+v, %v, %d requests", other, err, len(s.seen()))
+	}
+	if b, err := os.ReadFile(z.manifest("mine@" + other.Revision)); err != nil || strings.Contains(string(b), "secret") || !strings.Contains(string(b), s.URL) {
+		t.Errorf("the manifest: %s, %v", b, err)
 	}
 	if l := z.List(); len(l) != 2 || l[1].Name != "mine" || l[1].State != StateCached {
 		t.Errorf("listed %+v", l)

@@ -94,7 +94,7 @@ func (b *fetchBar) done() {
 type downloadCmd struct {
 	Name   string `arg:"" help:"A model of nanochat list, as NAME or NAME@REVISION, or hub:OWNER/REPO/FILE.gguf@REVISION."`
 	Force  bool   `help:"Download it again."`
-	URL    string `name:"url" placeholder:"URL" help:"Download from this address, and call it NAME; needs --sha256."`
+	URL    string `name:"url" placeholder:"URL" help:"Take this file and call it NAME; with --sha256."`
 	SHA256 string `name:"sha256" placeholder:"HEX" help:"The SHA-256 of the file at --url."`
 	Quiet  bool   `short:"q" help:"Show no progress."`
 	JSON   bool   `name:"json" help:"Print JSON."`

@@ -106,6 +106,8 @@ func TestProcesses(t *testing.T) {
 	}
 	if got := s.bytes(); got > 2*size {
 		t.Errorf("%d bytes were sent for a file of %d", got, size)
+	} else {
+		t.Logf("%.2f files were sent", float64(got)/size)
 	}
 	if left := leftovers(t, dir); left != nil {
 		t.Errorf("left behind: %v", left)

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -53,8 +54,15 @@ type server struct {
 func serve(t *testing.T, data []byte, behave func(n int, w http.ResponseWriter, r *http.Request) bool) *server {
 	t.Helper()
 	s := &server{data: data, etag: `"one"`, behave: behave}
-	s.Server = httptest.NewServer(s)
-	s.Config.ErrorLog = nil
+	s.Server = httptest.NewUnstartedServer(s)
+	// What lies in buffers when a client is killed was sent in vain: keep it little.
+	s.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if tcp, ok := c.(*net.TCPConn); ok {
+			_ = tcp.SetWriteBuffer(16 << 10)
+		}
+		return ctx
+	}
+	s.Start()
 	t.Cleanup(func() { s.CloseClientConnections(); s.Close() })
 	return s
 }

@@ -102,11 +102,11 @@ warmup = 2
 	if err := os.Rename(filepath.Join(dir, "way"), filepath.Join(dir, "way-gone")); err != nil {
 		t.Fatal(err)
 	}
-	if r := run(t, "", "export", "wayrun", "-o", "again.gguf"); r.code != 1 || !strings.Contains(r.stderr, "hint: name it with --tokenizer FILE") {
+	if r := run(t, "", "export", "wayrun", "-o", "way-again.gguf"); r.code != 1 || !strings.Contains(r.stderr, "hint: name it with --tokenizer FILE") {
 		t.Errorf("exit %d, %s", r.code, r.stderr)
 	}
-	ok(t, "", "export", res.Checkpoint, "-o", "again.gguf", "--tokenizer", "way.gguf")
-	if !same("again.gguf", "way.gguf") {
+	ok(t, "", "export", res.Checkpoint, "-o", "way-again.gguf", "--tokenizer", "way.gguf")
+	if !same("way-again.gguf", "way.gguf") {
 		t.Error("another tokenizer file makes another model")
 	}
 

@@ -82,6 +82,7 @@ def test_structures_are_those_of_the_header() -> None:
 
 INTERRUPTED = """
     import faulthandler, os, signal, sys, threading, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     {before}
     import nanochat
     model = nanochat.load_model(sys.argv[1], threads=1)

@@ -167,13 +167,19 @@ func exactAttention() *kernels.Set {
 // differences in a random direction.
 //
 // By default some configurations are left out that differ in nothing that a
-// gradient could; NANOCHAT_LONG=1 takes all.
+// gradient could, and on the slow Go kernels, whose bits are those of the others, all
+// but two; NANOCHAT_LONG=1 takes all.
 func TestGradient(t *testing.T) {
 	for name, c := range axes() {
 		switch name {
 		case "plain", "f16 head", "group row", "group 128", "group 256", "one head", "whole heads",
 			"2 streams bvn false", "2 streams sinkhorn true", "4 streams bvn false", "4 streams sinkhorn true":
 			if os.Getenv("NANOCHAT_LONG") == "" {
+				continue
+			}
+		case "norms", "4 streams bvn true":
+		default:
+			if kernels.Best().Name == "go" && os.Getenv("NANOCHAT_LONG") == "" {
 				continue
 			}
 		}

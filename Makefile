@@ -31,7 +31,7 @@ run: build $(MODEL) ## write Rust with the model in models/ (if it is not there,
 ifneq ($(MODEL),$(SHIPPED))
 	@echo 'This is not the trained model of models/: if its weights are random, so is the text.'
 endif
-	build/bin/nanochat generate $(MODEL) '$(PROMPT)' -n 120 -t 0.6 --seed 1 -u
+	build/bin/nanochat generate $(MODEL) '$(PROMPT)' -n 120 -t 0.8 --repeat-penalty 1.1 --seed 1 -u
 
 $(MODEL): | build/bin/nanochat
 	build/bin/nanochat init nano-5m $@ --seed 1

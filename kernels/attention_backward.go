@@ -63,7 +63,7 @@ func checkAttentionBackward(dq, dk, dv, dout, q, k, v, out []float32, a *Attenti
 func goAttentionBackward(dq, dk, dv, dout, q, k, v, out []float32, a *AttentionGrad, h0, h1 int, scratch []byte) {
 	checkAttentionBackward(dq, dk, dv, dout, q, k, v, out, a, h0, h1, scratch)
 	d, share := a.HeadDim, a.Heads/a.KVHeads
-	p := make([]float32, a.N)
+	p := f32View(scratch)[:a.N]
 	for g := h0; g < h1; g++ {
 		for t := range a.N {
 			clear(dk[t*a.LDK+g*d:][:d])

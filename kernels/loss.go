@@ -62,7 +62,10 @@ func goCrossEntropy(dst, z []float32, target int32, o *Loss) (nll, lse, entropy 
 		clear(dst)
 		return 0, 0, 0
 	}
-	y := make([]float32, len(z))
+	y := dst // holds the capped logits until the gradient takes their place
+	if y == nil {
+		y = make([]float32, len(z))
+	}
 	copy(y, z)
 	t := lossTerms{entropy: o.Entropy}
 	if o.Cap != 0 {
@@ -85,7 +88,8 @@ func goCrossEntropy(dst, z []float32, target int32, o *Loss) (nll, lse, entropy 
 	inv := 1 / total
 	lse = logSumExp(t.m, total)
 	t.mean = float32(weighted.sum() * inv)
-	nll, entropy = lse-y[target], lse-t.mean
+	right := y[target]
+	nll, entropy = lse-right, lse-t.mean
 	if dst == nil {
 		return nll, lse, entropy
 	}
@@ -95,6 +99,6 @@ func goCrossEntropy(dst, z []float32, target int32, o *Loss) (nll, lse, entropy 
 	for i, v := range y {
 		dst[i] = t.gradient(v, 0)
 	}
-	dst[target] = t.gradient(y[target], float32((1-o.Smoothing)*o.Scale))
+	dst[target] = t.gradient(right, float32((1-o.Smoothing)*o.Scale))
 	return nll, lse, entropy
 }

@@ -13,6 +13,16 @@ func U16View(b []byte) []uint16 {
 	return unsafe.Slice((*uint16)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/2)
 }
 
+// f32View is the whole float32 values in b, as scratch.
+func f32View(b []byte) []float32 {
+	skip := -uintptr(unsafe.Pointer(unsafe.SliceData(b))) & 3
+	if uintptr(len(b)) < skip+4 {
+		return nil
+	}
+	b = b[skip:]
+	return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/4)
+}
+
 // AlignedBytes returns n zero bytes that begin at a multiple of 64, as tiles do.
 func AlignedBytes(n int) []byte {
 	b := make([]byte, n+63)

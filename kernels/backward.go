@@ -153,24 +153,6 @@ func goReLU2Backward(dx, dy, x []float32) {
 	}
 }
 
-// goRoPEBackward turns each pair (a, b) into fma(a, c, b·s) and fma(-a, s, b·c).
-func goRoPEBackward(x []float32, heads, headDim int, cos, sin []float32, interleaved bool) {
-	checkRoPE(x, heads, headDim, cos, sin)
-	n := len(cos)
-	for h := range heads {
-		v := x[h*headDim : (h+1)*headDim]
-		for i, c := range cos {
-			j, k := i, i+n
-			if interleaved {
-				j, k = 2*i, 2*i+1
-			}
-			a, b, s := v[j], v[k], sin[i]
-			v[j] = FMA32(a, c, float32(b*s))
-			v[k] = FMA32(-a, s, float32(b*c))
-		}
-	}
-}
-
 func goDot(x, y []float32) float32 {
 	checkSame("Dot", len(x), len(y))
 	var s lanes

@@ -115,30 +115,3 @@ VF_ENTRY void VF_NAME(relu2_backward)(float *dx, const float *dy, const float *x
 		vf_storen(dx + i, vf_mul(vf_loadn(dy + i, n), vf_add(r, r)), n);
 	}
 }
-
-VF_ENTRY void VF_NAME(rope_backward)(float *x, int64_t heads, int64_t head_dim, const float *cos,
-                                     const float *sin, int64_t half, int32_t interleaved)
-{
-	for (; heads > 0; heads--, x += head_dim) {
-		int64_t i = 0;
-		if (interleaved) {
-			for (; i < half; i++) {
-				float a = x[2 * i], b = x[2 * i + 1];
-				x[2 * i] = vf_fma1(a, cos[i], b * sin[i]);
-				x[2 * i + 1] = vf_fma1(-a, sin[i], b * cos[i]);
-			}
-			continue;
-		}
-		for (; i + 16 <= half; i += 16) {
-			vf a = vf_load(x + i), b = vf_load(x + half + i), c = vf_load(cos + i),
-			   s = vf_load(sin + i);
-			vf_store(x + i, vf_fma(a, c, vf_mul(b, s)));
-			vf_store(x + half + i, vf_nfma(a, s, vf_mul(b, c)));
-		}
-		for (; i < half; i++) {
-			float a = x[i], b = x[half + i];
-			x[i] = vf_fma1(a, cos[i], b * sin[i]);
-			x[half + i] = vf_fma1(-a, sin[i], b * cos[i]);
-		}
-	}
-}

@@ -204,29 +204,42 @@ VF_ENTRY void VF_NAME(topk)(int32_t *dst, int64_t k, const float *x, int64_t n)
 	}
 }
 
-VF_ENTRY void VF_NAME(rope)(float *x, int64_t heads, int64_t head_dim, const float *cos,
-                            const float *sin, int64_t half, int32_t interleaved)
+/* Turns pairs by the angles, times sign, which is 1 or -1. */
+VF_FN void VF_NAME(rotate)(float *x, int64_t heads, int64_t head_dim, const float *cos,
+                           const float *sin, int64_t half, int32_t interleaved, float sign)
 {
 	for (; heads > 0; heads--, x += head_dim) {
 		int64_t i = 0;
 		if (interleaved) {
 			for (; i < half; i++) {
-				float a = x[2 * i], b = x[2 * i + 1];
-				x[2 * i] = vf_fma1(a, cos[i], -(b * sin[i]));
-				x[2 * i + 1] = vf_fma1(a, sin[i], b * cos[i]);
+				float a = x[2 * i], b = x[2 * i + 1], s = sign * sin[i];
+				x[2 * i] = vf_fma1(a, cos[i], -(b * s));
+				x[2 * i + 1] = vf_fma1(a, s, b * cos[i]);
 			}
 			continue;
 		}
 		for (; i + 16 <= half; i += 16) {
 			vf a = vf_load(x + i), b = vf_load(x + half + i), c = vf_load(cos + i),
-			   s = vf_load(sin + i);
+			   s = vf_mul(vf_set1(sign), vf_load(sin + i));
 			vf_store(x + i, vf_fma(a, c, vf_sub(vf_set1(-0.0f), vf_mul(b, s))));
 			vf_store(x + half + i, vf_fma(a, s, vf_mul(b, c)));
 		}
 		for (; i < half; i++) {
-			float a = x[i], b = x[half + i];
-			x[i] = vf_fma1(a, cos[i], -(b * sin[i]));
-			x[half + i] = vf_fma1(a, sin[i], b * cos[i]);
+			float a = x[i], b = x[half + i], s = sign * sin[i];
+			x[i] = vf_fma1(a, cos[i], -(b * s));
+			x[half + i] = vf_fma1(a, s, b * cos[i]);
 		}
 	}
+}
+
+VF_ENTRY void VF_NAME(rope)(float *x, int64_t heads, int64_t head_dim, const float *cos,
+                            const float *sin, int64_t half, int32_t interleaved)
+{
+	VF_NAME(rotate)(x, heads, head_dim, cos, sin, half, interleaved, 1);
+}
+
+VF_ENTRY void VF_NAME(rope_backward)(float *x, int64_t heads, int64_t head_dim, const float *cos,
+                                     const float *sin, int64_t half, int32_t interleaved)
+{
+	VF_NAME(rotate)(x, heads, head_dim, cos, sin, half, interleaved, -1);
 }

@@ -11,6 +11,16 @@ func checkRoPE(x []float32, heads, headDim int, cos, sin []float32) {
 
 // goRoPE turns each pair (a, b) into fma(a, c, -(b·s)) and fma(a, s, b·c).
 func goRoPE(x []float32, heads, headDim int, cos, sin []float32, interleaved bool) {
+	rotate(x, heads, headDim, cos, sin, interleaved, 1)
+}
+
+// goRoPEBackward turns each pair (a, b) into fma(a, c, b·s) and fma(a, -s, b·c).
+func goRoPEBackward(x []float32, heads, headDim int, cos, sin []float32, interleaved bool) {
+	rotate(x, heads, headDim, cos, sin, interleaved, -1)
+}
+
+// rotate turns pairs by the angles, times sign.
+func rotate(x []float32, heads, headDim int, cos, sin []float32, interleaved bool, sign float32) {
 	checkRoPE(x, heads, headDim, cos, sin)
 	n := len(cos)
 	for h := range heads {
@@ -20,7 +30,7 @@ func goRoPE(x []float32, heads, headDim int, cos, sin []float32, interleaved boo
 			if interleaved {
 				j, k = 2*i, 2*i+1
 			}
-			a, b, s := v[j], v[k], sin[i]
+			a, b, s := v[j], v[k], sign*sin[i]
 			v[j] = FMA32(a, c, -float32(b*s))
 			v[k] = FMA32(a, s, float32(b*c))
 		}

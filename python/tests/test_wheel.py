@@ -34,7 +34,7 @@ def test_wheel(tmp_path: Path, small: str) -> None:
     wheel = [*pip, "wheel", "--no-index", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT / "python"]
     run(sys.executable, *wheel)
     (path,) = tmp_path.glob("*.whl")
-    assert re.fullmatch(r"nanochat_ternary-[\d.]+-py3-none-manylinux_2_\d\d_\w+\.whl", path.name)
+    assert re.fullmatch(r"nanochat-[\d.]+-py3-none-manylinux_2_\d\d_\w+\.whl", path.name)
     assert path.stat().st_size < 25 << 20
     names = zipfile.ZipFile(path).namelist()
     assert {"nanochat/lib/libnanochat.so", "nanochat/bin/nanochat", "nanochat/py.typed"} < set(names)

@@ -10,6 +10,7 @@ import (
 	"github.com/architehc/nanochat/core/optim"
 	"github.com/architehc/nanochat/kernels"
 	"github.com/architehc/nanochat/kernels/team"
+	"github.com/architehc/nanochat/kernels/tune"
 )
 
 // TrainOptions says what training to measure.
@@ -45,7 +46,7 @@ type Train struct {
 	SeqLen    int  `json:"seq_len"`
 	MicroRows int  `json:"micro_rows"`
 	Update    bool `json:"update"`
-	// FLOPs is the arithmetic of a token by the usual count; see TrainFLOPs.
+	// FLOPs is the arithmetic of a token by the usual count; see config.Model.TrainFLOPs.
 	FLOPs float64 `json:"flops_per_token"`
 	TokS  Spread  `json:"tok_s"`
 	// Peak is the rate of PeakInstruction on the same threads, measured between the
@@ -69,17 +70,6 @@ type TrainPart struct {
 	Share        float64 `json:"share"`
 }
 
-// TrainFLOPs is the arithmetic of one token, forward and backward, in a document of n
-// tokens: 6 for every weight that multiplies, the head included and the lookup in the
-// embedding not, and for attention 3 times the two products of each query with half
-// of the document. What recomputation and quantisation cost is not counted.
-func TrainFLOPs(c config.Model, n int) float64 {
-	p := c.Params()
-	weights := float64(p.Ternary) + float64(c.Vocab)*float64(c.Dim)
-	attention := 4 * float64(c.Layers*c.Heads*c.HeadDim) * float64(n+1) / 2
-	return 6*weights + 3*attention
-}
-
 // MeasureTrain measures steps of training on random weights and tokens.
 func MeasureTrain(ctx context.Context, o TrainOptions) (*Train, error) {
 	if o.Set == nil {
@@ -95,7 +85,7 @@ func MeasureTrain(ctx context.Context, o TrainOptions) (*Train, error) {
 	s := &trainStep{o: o, team: tm, clip: t.Clip}
 	r := &Train{
 		Name: o.Name, Kernel: o.Set.Name, Threads: tm.Size(),
-		Rows: t.Rows, SeqLen: t.SeqLen, MicroRows: t.MicroRows, Update: !o.ForwardBackward, FLOPs: TrainFLOPs(c, t.SeqLen),
+		Rows: t.Rows, SeqLen: t.SeqLen, MicroRows: t.MicroRows, Update: !o.ForwardBackward, FLOPs: flopsPerToken(c, t.SeqLen),
 	}
 	if o.ForwardBackward {
 		r.Rows = r.MicroRows
@@ -155,33 +145,25 @@ func MeasureTrain(ctx context.Context, o TrainOptions) (*Train, error) {
 	return r, nil
 }
 
+// flopsPerToken is that of documents of n tokens.
+func flopsPerToken(c config.Model, n int) float64 {
+	return c.TrainFLOPs(int64(n), int64(n)*int64(n+1)/2) / float64(n)
+}
+
 // trainPeak measures the rate of the backward's dot product, in GFLOP/s; nil in
 // builds that cannot.
 func trainPeak(tm *team.Team, f32 bool, r *Train) func() (float64, error) {
-	limits, ok := kernels.Roofline()
+	p, ok := tune.TrainPeak(f32)
 	if !ok {
 		return nil
 	}
-	p := limits.DotBF16
-	if p.Run == nil || f32 {
-		p = limits.FMA
-	}
 	r.PeakInstruction = p.Name
-	const tries = 5
-	t := peakTask(p, tm.Size())
 	return func() (float64, error) {
-		best := 0.0
-		if err := t.calibrate(tm, 20*time.Millisecond); err != nil {
+		rate, err := tune.Rate(tm, p, 5, 20*time.Millisecond)
+		if err != nil {
 			return 0, fmt.Errorf("bench: %w", err)
 		}
-		for range tries { // what disturbs it can only make it slower
-			ns, err := t.time(tm)
-			if err != nil {
-				return 0, fmt.Errorf("bench: %w", err)
-			}
-			best = max(best, t.per*float64(t.iters)/max(ns, 1))
-		}
-		return best, nil
+		return rate / 1e9, nil
 	}
 }
 

@@ -59,7 +59,7 @@ func TestTrain(t *testing.T) {
 
 // The count of a token by hand: two layers of 4·64² and 3·64·128 weights (SwiGLU) and
 // a head of 96·64; 16.5 pairs of 64 elements, 12 operations each, in two layers.
-func TestTrainFLOPs(t *testing.T) {
+func TestFLOPsPerToken(t *testing.T) {
 	c := littleTraining(t)
-	require.InDelta(t, 6*(2*(4*64*64+3*64*128)+96*64)+12*2*64*16.5, TrainFLOPs(c.Model, 32), 1e-6)
+	require.InDelta(t, 6*(2*(4*64*64+3*64*128)+96*64)+12*2*64*16.5, flopsPerToken(c.Model, 32), 1e-6)
 }

@@ -115,6 +115,16 @@ func (m Model) Params() ParamCount {
 	return p
 }
 
+// TrainFLOPs is the arithmetic of a forward and a backward pass over tokens, in
+// operations, by the usual count: 6 for each token and weight that multiplies, the head
+// included and the look-up in the embedding not, and in every layer 12 for each element
+// of a query and pair of tokens, one of which attends to the other. What recomputation
+// and quantisation cost is not counted.
+func (m Model) TrainFLOPs(tokens, pairs int64) float64 {
+	weights := float64(m.Params().Ternary) + float64(m.Vocab)*float64(m.Dim)
+	return 6*weights*float64(tokens) + 12*float64(m.Layers*m.Heads*m.HeadDim)*float64(pairs)
+}
+
 // mhcSite counts the weights of one hyper-connection; a layer has two.
 func (m Model) mhcSite() int64 {
 	n := int64(m.Streams)

@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/architehc/nanochat/core/data"
+	"github.com/architehc/nanochat/core/model"
 )
 
 // evalSeed chooses the rows of an evaluation on a part of the validation data.
@@ -27,7 +28,7 @@ func (r *run) evaluate(ctx context.Context) (*Eval, error) {
 		return nil, err
 	}
 	defer l.Close()
-	var sum lossSum
+	var sum model.LossSum
 	var bytes int64
 	for t.EvalTokens == 0 || int64(sum.Count) < t.EvalTokens {
 		b, err := l.Next(ctx)
@@ -40,11 +41,11 @@ func (r *run) evaluate(ctx context.Context) (*Eval, error) {
 		if err != nil {
 			return nil, err
 		}
-		part, err := r.net.Evaluate(&batch{Tokens: b.Tokens, Targets: b.Targets, Starts: b.Starts, Rows: b.Rows, SeqLen: b.SeqLen})
+		part, err := r.net.Evaluate(batchOf(b, 0, b.Rows))
 		if err != nil {
 			return nil, err
 		}
-		sum.add(part)
+		sum.Add(part)
 		bytes += b.TextBytes
 	}
 	return &Eval{

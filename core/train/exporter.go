@@ -151,10 +151,10 @@ func Open(path string, o ExportOptions) (*Network, error) {
 	}
 	n := &Network{Trainer: net, Checkpoint: at, Step: r.meta.Step, Tokens: r.meta.Tokens, Config: r.cfg}
 	if o.Tokenizer != "" {
-		n.Tokenizer, err = openTokenizer(o.Tokenizer)
+		n.Tokenizer, err = OpenTokenizer(o.Tokenizer)
 		return n, err
 	}
-	if t, err := openTokenizer(r.tokenizerPath()); err == nil && t.Vocab() == n.Config.Model.Vocab {
+	if t, err := OpenTokenizer(r.tokenizerPath()); err == nil && t.Vocab() == n.Config.Model.Vocab {
 		n.Tokenizer = t
 	}
 	return n, nil
@@ -222,7 +222,7 @@ func (r *run) exportTokenizer(path string) (err error) {
 	if path == "" {
 		path = r.tokenizerPath()
 	}
-	if r.tok, err = openTokenizer(path); err != nil {
+	if r.tok, err = OpenTokenizer(path); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return &Error{What: "the tokenizer of the run, " + path + ", is not there", Hint: "name it with --tokenizer FILE"}
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/internal/fsx"
 	"github.com/architehc/nanochat/core/internal/rng"
+	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/core/optim"
 	"github.com/architehc/nanochat/core/tokenizer"
 	"github.com/architehc/nanochat/kernels"
@@ -55,10 +56,12 @@ func (f *fake) Params() []optim.Param {
 
 func (f *fake) ClearGrads() { clear(f.g); clear(f.gb) }
 
-func (f *fake) Backward(b *batch, l lossOptions) (lossSum, error) { return f.run(b, &l), nil }
-func (f *fake) Evaluate(b *batch) (lossSum, error)                { return f.run(b, nil), nil }
+func (f *fake) Backward(b *model.TrainBatch, l model.LossOptions) (model.LossSum, error) {
+	return f.run(b, &l), nil
+}
+func (f *fake) Evaluate(b *model.TrainBatch) (model.LossSum, error) { return f.run(b, nil), nil }
 
-func (f *fake) run(b *batch, l *lossOptions) (s lossSum) {
+func (f *fake) run(b *model.TrainBatch, l *model.LossOptions) (s model.LossSum) {
 	p := make([]float64, fakeVocab)
 	for i, id := range b.Tokens {
 		target := b.Targets[i]
@@ -92,11 +95,10 @@ func (f *fake) run(b *batch, l *lossOptions) (s lossSum) {
 	return s
 }
 
-func (f *fake) Refresh() error              { return nil }
-func (f *fake) Ternary() []*kernels.Ternary { return nil }
-func (f *fake) Cosine() (float64, bool)     { return f.cosine, f.cosine >= 0 }
-func (f *fake) Memory() Parts               { return Parts{{"all", 4}} }
-func (f *fake) Close() error                { return nil }
+func (f *fake) Refresh() error                  { return nil }
+func (f *fake) Projections() []*kernels.Ternary { return nil }
+func (f *fake) StreamCosine() (float64, bool)   { return f.cosine, f.cosine >= 0 }
+func (f *fake) Memory() Parts                   { return Parts{{"all", 4}} }
 
 func (f *fake) Save(fsys fsx.FS, path string, meta []gguf.KV) error {
 	if f.onSave != nil {

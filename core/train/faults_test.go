@@ -14,6 +14,7 @@ import (
 
 	"github.com/architehc/nanochat/core/checkpoint"
 	"github.com/architehc/nanochat/core/internal/fsx"
+	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/core/optim"
 )
 
@@ -73,7 +74,7 @@ type sick struct {
 	passes int
 }
 
-func (s *sick) Backward(b *batch, l lossOptions) (lossSum, error) {
+func (s *sick) Backward(b *model.TrainBatch, l model.LossOptions) (model.LossSum, error) {
 	sum, err := s.network.Backward(b, l)
 	if s.passes++; s.passes == 5 {
 		sum.Objective = math.NaN()

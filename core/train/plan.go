@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/architehc/nanochat/core/config"
+	"github.com/architehc/nanochat/core/model"
 )
 
 // Part is the memory of one part of a training.
@@ -74,8 +75,7 @@ func MakePlan(ctx context.Context, cfg *config.Config, o Options) (*Plan, error)
 	if err != nil {
 		return nil, err
 	}
-	all := &batch{Tokens: b.Tokens, Targets: b.Targets, Starts: b.Starts, Rows: b.Rows, SeqLen: b.SeqLen}
-	if _, err := r.net.Backward(all.part(0, t.MicroRows), lossOptions{Scale: 1}); err != nil {
+	if _, err := r.net.Backward(batchOf(b, 0, t.MicroRows), model.LossOptions{Scale: 1}); err != nil {
 		return nil, err
 	}
 	m, err := r.step(ctx)
@@ -98,7 +98,7 @@ func MakePlan(ctx context.Context, cfg *config.Config, o Options) (*Plan, error)
 	p.Memory = append(p.Memory, Part{"optimizer state", int64(om.State)}, Part{"optimizer scratch", int64(om.Scratch)},
 		Part{"batches", 2 * 3 * 4 * int64(t.Rows) * int64(t.SeqLen)})
 	var trits int64
-	for _, w := range r.net.Ternary() {
+	for _, w := range r.net.Projections() {
 		trits += int64(len(w.Tiles))
 	}
 	if trits > 0 {

@@ -96,7 +96,7 @@ func Left(d time.Duration) string {
 
 // keepTrits copies the trits before an update.
 func (r *run) keepTrits() {
-	now := r.net.Ternary()
+	now := r.net.Projections()
 	if r.last == nil {
 		for _, w := range now {
 			c := *w
@@ -112,7 +112,7 @@ func (r *run) keepTrits() {
 // trits counts what the update did to them.
 func (r *run) trits(m *Metrics) {
 	var changed, total, zero int
-	for i, w := range r.net.Ternary() {
+	for i, w := range r.net.Projections() {
 		c, n, err := ternary.Flips(r.last[i], w)
 		if err != nil {
 			return // another shape than before: nothing to compare

@@ -5,15 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"strings"
 
 	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/core/data"
-	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/internal/clock"
 	"github.com/architehc/nanochat/core/internal/fsx"
 	"github.com/architehc/nanochat/core/optim"
-	"github.com/architehc/nanochat/core/tokenizer"
 	"github.com/architehc/nanochat/kernels"
 	"github.com/architehc/nanochat/kernels/team"
 )
@@ -88,7 +85,7 @@ func (r *run) openData() (err error) {
 			Hint: fmt.Sprintf("set it to %d, or prepare the data with another tokenizer", n)}
 	}
 	path := r.tokenizerPath()
-	if r.tok, err = openTokenizer(path); err != nil {
+	if r.tok, err = OpenTokenizer(path); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return &config.Error{Source: r.cfg.Source("data.tokenizer"), Key: "data.tokenizer", What: "there is no file " + path, Hint: "name the tokenizer that prepared the data"}
 		}
@@ -108,32 +105,10 @@ func (r *run) tokenizerPath() string {
 		return d.Tokenizer
 	}
 	path := filepath.Join(d.Path, "tokenizer.gguf")
-	if _, err := r.stat(path); errors.Is(err, fs.ErrNotExist) {
+	if _, err := fsx.OS().Stat(path); errors.Is(err, fs.ErrNotExist) {
 		path = filepath.Join(d.Path, "tokenizer.json")
 	}
 	return path
-}
-
-func (*run) stat(path string) (fs.FileInfo, error) { return fsx.OS().Stat(path) }
-
-// maxTokenizer bounds a tokenizer.json.
-const maxTokenizer = 1 << 28
-
-// openTokenizer reads a tokenizer from a GGUF file's metadata or a tokenizer.json.
-func openTokenizer(path string) (*tokenizer.Tokenizer, error) {
-	if strings.HasSuffix(path, ".gguf") {
-		f, err := gguf.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		return tokenizer.FromMetadata(path, f)
-	}
-	b, err := fsx.ReadFile(fsx.OS(), path, maxTokenizer)
-	if err != nil {
-		return nil, err
-	}
-	return tokenizer.LoadHF(path, b)
 }
 
 // openLoader starts the loader of training batches at a cursor, nil for the start.
@@ -155,9 +130,6 @@ func (r *run) close() {
 	}
 	if r.lock != nil {
 		r.lock.Close()
-	}
-	if r.net != nil {
-		r.net.Close()
 	}
 	if r.team != nil {
 		r.team.Close()

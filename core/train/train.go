@@ -14,10 +14,12 @@ import (
 	"github.com/architehc/nanochat/core/data"
 	"github.com/architehc/nanochat/core/internal/clock"
 	"github.com/architehc/nanochat/core/internal/fsx"
+	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/core/optim"
 	"github.com/architehc/nanochat/core/tokenizer"
 	"github.com/architehc/nanochat/kernels"
 	"github.com/architehc/nanochat/kernels/team"
+	"github.com/architehc/nanochat/kernels/tune"
 )
 
 // The values of Options.Resume besides the path of a checkpoint.
@@ -181,6 +183,17 @@ func (r *run) loop(ctx context.Context) error {
 	return nil
 }
 
+// findPeak measures the peak, unless it was given, and keeps the highest: other
+// programs can only have made it look lower.
+func (r *run) findPeak() {
+	r.peak = max(r.peak, r.o.Peak)
+	if p, ok := tune.TrainPeak(r.cfg.Train.F32); ok && r.o.Peak == 0 {
+		if rate, err := tune.Rate(r.team, p, 10, 10*time.Millisecond); err == nil {
+			r.peak = max(r.peak, rate)
+		}
+	}
+}
+
 // complete does what follows a step: evaluation, metrics, saving.
 func (r *run) complete(ctx context.Context, m *Metrics) (err error) {
 	t := &r.cfg.Train
@@ -227,16 +240,15 @@ func (r *run) step(ctx context.Context) (*Metrics, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := &batch{Tokens: b.Tokens, Targets: b.Targets, Starts: b.Starts, Rows: b.Rows, SeqLen: b.SeqLen}
-	l := lossOptions{Scale: 1 / float64(max(b.Count, 1)), Z: t.ZLoss, Entropy: t.Entropy, Smoothing: t.Smoothing}
+	l := model.LossOptions{Scale: 1 / float64(max(b.Count, 1)), Z: t.ZLoss, Entropy: t.Entropy, Smoothing: t.Smoothing}
 	r.net.ClearGrads()
-	var sum lossSum
+	var sum model.LossSum
 	for lo := 0; lo < b.Rows; lo += t.MicroRows {
-		part, err := r.net.Backward(all.part(lo, min(lo+t.MicroRows, b.Rows)), l)
+		part, err := r.net.Backward(batchOf(b, lo, min(lo+t.MicroRows, b.Rows)), l)
 		if err != nil {
 			return nil, err
 		}
-		sum.add(part)
+		sum.Add(part)
 		if ctx.Err() != nil {
 			return nil, errStopped
 		}
@@ -269,7 +281,7 @@ func (r *run) step(ctx context.Context) (*Metrics, error) {
 	r.meta.Cursor = r.loader.Cursor()
 	seconds := r.clock.Now().Sub(began).Seconds()
 	r.meta.Seconds = r.before + r.clock.Now().Sub(r.began).Seconds()
-	m := r.measure(b, sum, &report, seconds, r.flops(all))
+	m := r.measure(b, sum, &report, seconds)
 	if report.Skipped && !lossIsFinite {
 		m.NonFinite = "the loss"
 	}
@@ -280,7 +292,7 @@ func (r *run) step(ctx context.Context) (*Metrics, error) {
 }
 
 // measure is the line of a step.
-func (r *run) measure(b *data.Batch, sum lossSum, report *optim.Report, seconds, flops float64) *Metrics {
+func (r *run) measure(b *data.Batch, sum model.LossSum, report *optim.Report, seconds float64) *Metrics {
 	n := float64(max(sum.Count, 1))
 	m := &Metrics{
 		Step: r.meta.Step, Tokens: r.meta.Tokens, Epoch: Number(float64(r.meta.Cursor.Row) / float64(r.loader.RowsPerEpoch())),
@@ -293,7 +305,7 @@ func (r *run) measure(b *data.Batch, sum lossSum, report *optim.Report, seconds,
 	}
 	if r.peak > 0 {
 		// What was reached is possible, whatever was measured.
-		rate := flops / max(seconds, 1e-9)
+		rate := flops(&r.cfg.Model, b) / max(seconds, 1e-9)
 		r.peak = max(r.peak, rate)
 		m.MFU = Number(rate / r.peak)
 	}
@@ -305,7 +317,7 @@ func (r *run) measure(b *data.Batch, sum lossSum, report *optim.Report, seconds,
 			m.Norms[optim.Class(c).String()] = Number(norm)
 		}
 	}
-	if v, ok := r.net.Cosine(); ok {
+	if v, ok := r.net.StreamCosine(); ok {
 		cosine := Number(v)
 		m.Cosine = &cosine
 	}
@@ -315,16 +327,6 @@ func (r *run) measure(b *data.Batch, sum lossSum, report *optim.Report, seconds,
 // bpb is bits per byte of a sum of nats over targets that stand for bytes of text.
 func bpb(nats float64, bytes int64) float64 {
 	return nats / math.Ln2 / float64(max(bytes, 1))
-}
-
-// flops is the arithmetic of a step by the usual count: 6 for each weight and token
-// (2 forward, 4 backward), and for each pair that attention looks at 12 for each
-// element of a query, in every layer. The embedding is a look-up.
-func (r *run) flops(b *batch) float64 {
-	m := &r.cfg.Model
-	p := m.Params()
-	weights := float64(p.Ternary) + float64(m.Vocab)*float64(m.Dim)
-	return 6*weights*float64(len(b.Tokens)) + 12*float64(m.Layers*m.Heads*m.HeadDim)*float64(b.pairs())
 }
 
 // diverge ends a run that went wrong: its state is saved apart, where no resume takes

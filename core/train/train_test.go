@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/architehc/nanochat/core/internal/fsx"
+	"github.com/architehc/nanochat/core/model"
 )
 
 func readAll(t testing.TB, fsys fsx.FS, path string) []byte {
@@ -147,7 +148,7 @@ type interrupting struct {
 	cancel func()
 }
 
-func (n *interrupting) Evaluate(b *batch) (lossSum, error) {
+func (n *interrupting) Evaluate(b *model.TrainBatch) (model.LossSum, error) {
 	n.cancel()
 	return n.network.Evaluate(b)
 }

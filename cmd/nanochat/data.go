@@ -99,7 +99,7 @@ func (c *dataPrepareCmd) Run(a *app) error {
 	// The vocabulary goes along with what it made, so that the directory is complete.
 	var out outputFlags
 	copied := filepath.Join(c.Out, "tokenizer.json")
-	if err := out.write(a, copied, t.WriteHF); err != nil {
+	if err := out.write(a, copied, t); err != nil {
 		return err
 	}
 	for _, w := range m.Warnings {

@@ -3,15 +3,13 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/architehc/nanochat/core/data"
-	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/tokenizer"
+	"github.com/architehc/nanochat/core/train"
 )
 
 type tokenizerCmd struct {
@@ -89,7 +87,7 @@ func (c *tokenizerTrainCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if err := c.write(a, c.Out, t.WriteHF); err != nil {
+	if err := c.write(a, c.Out, t); err != nil {
 		return err
 	}
 	if c.JSON {
@@ -101,29 +99,10 @@ func (c *tokenizerTrainCmd) Run(a *app) error {
 	return err
 }
 
-// write makes the file path of what f writes; it appears when it is complete.
-func (o *outputFlags) write(a *app, path string, f func(io.Writer) error) error {
+// write makes the tokenizer.json path, or nothing.
+func (o *outputFlags) write(a *app, path string, t *tokenizer.Tokenizer) error {
 	o.begin(a, path)
-	// The name is one that an interrupt removes; see begin.
-	tmp, err := os.CreateTemp(filepath.Dir(path), fmt.Sprintf(".%s.tmp-%d-*", filepath.Base(path), os.Getpid()))
-	if err != nil {
-		return o.failed(path, err)
-	}
-	err = f(tmp)
-	if err == nil {
-		err = tmp.Chmod(0o644)
-	}
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if closeErr := tmp.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		os.Remove(tmp.Name())
+	if err := t.SaveHF(path); err != nil {
 		return o.failed(path, err)
 	}
 	return nil
@@ -131,35 +110,13 @@ func (o *outputFlags) write(a *app, path string, f func(io.Writer) error) error 
 
 // loadTokenizer reads the vocabulary of a tokenizer.json or of a model file.
 func loadTokenizer(path string) (*tokenizer.Tokenizer, error) {
-	const maxJSON = 256 << 20
-	f, err := os.Open(path)
-	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("tokenizer %s: %w", path, err)
+	t, err := train.OpenTokenizer(path)
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		hint := "name a tokenizer.json or a model file (.gguf)"
+		if errors.Is(err, fs.ErrNotExist) {
+			hint = "make one: nanochat tokenizer train FILES --vocab 4096 -o " + path
 		}
-		return nil, &hinted{fmt.Errorf("tokenizer %s: %w", path, fs.ErrNotExist),
-			"make one: nanochat tokenizer train FILES --vocab 4096 -o " + path}
+		return nil, &hinted{fmt.Errorf("tokenizer %s: %w", path, p.Err), hint}
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 4))
-	if err == nil && string(b) == "GGUF" {
-		g, err := gguf.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		defer g.Close()
-		return tokenizer.FromMetadata(path, g)
-	}
-	if err == nil {
-		var rest []byte
-		rest, err = io.ReadAll(io.LimitReader(f, maxJSON))
-		b = append(b, rest...)
-	}
-	if err != nil {
-		return nil, &hinted{fmt.Errorf("tokenizer %s: %s", path, reason(err)), "name a tokenizer.json or a model file (.gguf)"}
-	}
-	if len(b) == 0 || !strings.HasPrefix(strings.TrimLeft(string(b[:min(len(b), 64)]), " \t\r\n\ufeff"), "{") {
-		return nil, &tokenizer.Error{Path: path, What: "neither a tokenizer.json nor a model file", Hint: "make one: nanochat tokenizer train FILES --vocab 4096 -o tokenizer.json"}
-	}
-	return tokenizer.LoadHF(path, b)
+	return t, err
 }

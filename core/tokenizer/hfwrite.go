@@ -6,7 +6,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+
+	"github.com/architehc/nanochat/core/internal/fsx"
 )
+
+// SaveHF makes the file path of what WriteHF writes; it appears when it is complete.
+func (t *Tokenizer) SaveHF(path string) error {
+	return fsx.WriteAtomic(fsx.OS(), path, t.WriteHF)
+}
 
 // WriteHF writes a tokenizer.json file with which the `tokenizers` package gives the
 // same ids: with special tokens parsed, and with BOS first if AddsBOS.

@@ -182,14 +182,7 @@ func writeFile(fsys fsx.FS, path string, write func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	err = write(f)
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	return err
+	return fsx.Finish(f, write(f))
 }
 
 // hashFile hashes what is written.

@@ -90,32 +90,18 @@ func (f *field) set(c *Config, v any) (what string) {
 		}
 		*p = b
 	case *int:
-		switch n := v.(type) {
-		case int64:
-			// Out of the range of int means out of the range of the key as well.
-			*p = int(max(min(n, math.MaxInt32), math.MinInt32))
-		case string:
-			size, err := ParseSize(n)
-			if err != nil {
-				return wrong("an integer")
-			}
-			*p = int(min(size, math.MaxInt32))
-		default:
+		n, ok := integer(v)
+		if !ok {
 			return wrong("an integer")
 		}
+		// Out of the range of int means out of the range of the key as well.
+		*p = int(max(min(n, math.MaxInt32), math.MinInt32))
 	case *int64:
-		switch n := v.(type) {
-		case int64:
-			*p = n
-		case string:
-			size, err := ParseSize(n)
-			if err != nil {
-				return wrong("an integer")
-			}
-			*p = size
-		default:
+		n, ok := integer(v)
+		if !ok {
 			return wrong("an integer")
 		}
+		*p = n
 	case *float64:
 		switch n := v.(type) {
 		case float64:
@@ -127,6 +113,16 @@ func (f *field) set(c *Config, v any) (what string) {
 		}
 	}
 	return f.check(c)
+}
+
+// integer is v if it is an integer, or text that stands for one.
+func integer(v any) (n int64, ok bool) {
+	if text, is := v.(string); is {
+		n, err := ParseSize(text)
+		return n, err == nil
+	}
+	n, ok = v.(int64)
+	return n, ok
 }
 
 // check says what is wrong with the value that stands in c.

@@ -72,11 +72,11 @@ func softmaxBackward(d []float64, w []float32) {
 // It differentiates the steps that were run, unfinished as they may be.
 func sinkhornBackward(dl []float64, g *matrix64, t *tape, n int) {
 	g.fillBackward(t.values[t.used-n*n-n:][:n*n], n)
-	g.divideColumnsBackward(t, n)
-	g.divideRowsBackward(t, n)
+	g.divideBackward(t, n, true)
+	g.divideBackward(t, n, false)
 	for t.used > n*n {
-		g.divideRowsBackward(t, n)
-		g.divideColumnsBackward(t, n)
+		g.divideBackward(t, n, false)
+		g.divideBackward(t, n, true)
 	}
 	for i := range n {
 		d := dl[i*n : (i+1)*n]
@@ -117,36 +117,27 @@ func (g *matrix64) fillBackward(h []float32, n int) {
 	}
 }
 
-// divideRowsBackward is the backward of the last step on the tape, a division of
-// rows h' = h/Σh: dh = (dh' - Σ dh'·h')/Σh.
-func (g *matrix64) divideRowsBackward(t *tape, n int) {
+// divideBackward is the backward of the last step on the tape, a division of rows, or
+// columns, by their sums, h' = h/Σh: dh = (dh' - Σ dh'·h')/Σh.
+func (g *matrix64) divideBackward(t *tape, n int, columns bool) {
 	h, sums := t.last(n)
-	for i, s := range sums {
+	for line, s := range sums {
 		if s == 0 {
 			continue
 		}
 		mean := 0.0
-		for j := range n {
+		for k := range n {
+			i, j := line, k
+			if columns {
+				i, j = k, line
+			}
 			mean += g[i][j] * float64(h[i*n+j])
 		}
-		for j := range n {
-			g[i][j] = (g[i][j] - mean) / float64(s)
-		}
-	}
-}
-
-// divideColumnsBackward is divideRowsBackward for columns.
-func (g *matrix64) divideColumnsBackward(t *tape, n int) {
-	h, sums := t.last(n)
-	for j, s := range sums {
-		if s == 0 {
-			continue
-		}
-		mean := 0.0
-		for i := range n {
-			mean += g[i][j] * float64(h[i*n+j])
-		}
-		for i := range n {
+		for k := range n {
+			i, j := line, k
+			if columns {
+				i, j = k, line
+			}
 			g[i][j] = (g[i][j] - mean) / float64(s)
 		}
 	}

@@ -123,13 +123,7 @@ func Replace(fsys FS, path string, write func(File) error) error {
 	if err != nil {
 		return err
 	}
-	err = write(f)
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
+	err = Finish(f, write(f))
 	if err == nil {
 		err = fsys.Rename(f.Name(), path)
 	}
@@ -140,6 +134,18 @@ func Replace(fsys FS, path string, write func(File) error) error {
 		return err
 	}
 	return fsys.SyncDir(filepath.Dir(path))
+}
+
+// Finish syncs f, unless err says that writing it failed, and closes it. It returns the
+// first error.
+func Finish(f File, err error) error {
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	return err
 }
 
 // createTemp makes a new file beside path. The process number and a counter

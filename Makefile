@@ -15,6 +15,7 @@ RUN     ?= build/nano-5m-rust/run
 export PATH := $(CURDIR)/build/tools:$(PATH)
 export GOFLAGS := -mod=readonly -buildvcs=false
 export NANOCHAT_PYTHON := $(CURDIR)/.venv/bin/python
+export NANOCHAT_PROMTOOL := $(CURDIR)/build/tools/promtool
 
 # Packages with goroutines of their own, for the race detector.
 RACE := ./capi ./core/chat ./core/infer/... ./core/internal/... ./core/gguf ./core/model \
@@ -79,7 +80,7 @@ lint: setup-lint ## gofmt, vet, staticcheck, clang-format, ruff
 	@scripts/lint
 
 .PHONY: unit
-unit: build setup-python ## all Go tests, with the Python references where a test has one
+unit: build setup-python setup-promtool ## all Go tests, with the Python references where a test has one
 	go test ./...
 
 .PHONY: python
@@ -130,13 +131,15 @@ reliability: setup-build ## kill 20 trainings and more; writes the table of docs
 	@scripts/reliability
 
 ##@ Set up
-.PHONY: setup setup-build setup-python setup-lint
+.PHONY: setup setup-build setup-python setup-lint setup-promtool
 setup: ## find or install everything the tests use
-	@scripts/setup go cc python lint arm64
+	@scripts/setup go cc python lint arm64 promtool
 setup-build:
 	@scripts/setup go cc
 setup-python:
 	@scripts/setup python
+setup-promtool:
+	@scripts/setup promtool
 setup-lint:
 	@scripts/setup go cc python lint
 

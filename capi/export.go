@@ -5,12 +5,15 @@ package capi
 #include <stdlib.h>
 #include <string.h>
 #include "nanochat.h"
+const char *ncLibraryPath(void);
 */
 import "C"
 
 import (
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"unsafe"
 
 	"github.com/architehc/nanochat/core/chat"
@@ -125,7 +128,7 @@ func ncgoModelOpen(path *C.char, options *C.nanochat_model_options, model *C.uin
 		if options.kernel != nil {
 			o.kernel = C.GoString(options.kernel)
 		}
-		h, err := openModel(C.GoString(path), o, getenv)
+		h, err := openModel(C.GoString(path), o, process.over(getenv))
 		*model = C.uintptr_t(h)
 		return err
 	})
@@ -139,6 +142,24 @@ func getenv(name string) string {
 		return C.GoString(v)
 	}
 	return ""
+}
+
+// version is that of the library.
+const version = C.NANOCHAT_VERSION_STRING
+
+// libraryPath is the file that this code was loaded from, or "" where the system
+// does not say.
+func libraryPath() string {
+	if p := C.ncLibraryPath(); p != nil {
+		if path := C.GoString(p); filepath.IsAbs(path) {
+			return path
+		}
+	}
+	path, err := os.Executable() // linked statically
+	if err != nil {
+		return ""
+	}
+	return path
 }
 
 //export ncgoModelInfo

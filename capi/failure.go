@@ -9,12 +9,16 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/architehc/nanochat/core/checkpoint"
 	"github.com/architehc/nanochat/core/config"
+	"github.com/architehc/nanochat/core/data"
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/infer"
 	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/core/sample"
 	"github.com/architehc/nanochat/core/tokenizer"
+	"github.com/architehc/nanochat/core/train"
+	"github.com/architehc/nanochat/core/zoo"
 	"github.com/architehc/nanochat/kernels/team"
 )
 
@@ -26,6 +30,7 @@ const (
 	statusInvalid        status = 1
 	statusNotFound       status = 2
 	statusFormat         status = 3
+	statusChecksum       status = 4
 	statusIO             status = 5
 	statusNoMemory       status = 6
 	statusCancelled      status = 7
@@ -34,6 +39,11 @@ const (
 	statusClosed         status = 10
 	statusBufferTooSmall status = 11
 	statusContextFull    status = 12
+	statusUnsupported    status = 14
+	statusOffline        status = 15
+	statusDiverged       status = 16
+	statusNetwork        status = 17
+	statusPlanned        status = 18
 	statusInternal       status = 99
 )
 
@@ -49,9 +59,9 @@ func (f *failure) Error() string { return f.message }
 func invalid(message, hint string) *failure { return &failure{statusInvalid, message, hint} }
 
 var (
-	errCancelled = &failure{status: statusCancelled, message: "the stream was cancelled"}
-	errClosed    = &failure{status: statusClosed, message: "the stream was closed during the call"}
-	errBusy      = &failure{statusBusy, "another call is reading the stream", "read a stream in one thread, or one call after the other"}
+	errCancelled = &failure{status: statusCancelled, message: "it was cancelled"}
+	errClosed    = &failure{status: statusClosed, message: "the handle was closed during the call"}
+	errBusy      = &failure{statusBusy, "another call is reading it", "read in one thread, or one call after the other"}
 	errTimeout   = &failure{status: statusTimeout, message: "nothing came within the time given"}
 )
 
@@ -84,6 +94,10 @@ func failureOf(err error) *failure {
 		logit   *sample.LogitError
 		stepped *infer.PanicError
 		worked  *team.PanicError
+		named   *zoo.Error
+		input   *data.Error
+		saved   *checkpoint.Error
+		trained *train.Error
 		errno   syscall.Errno
 	)
 	text := err.Error()
@@ -108,6 +122,18 @@ func failureOf(err error) *failure {
 			hint = "the vocabulary is not one that nanochat reads; convert the model again with its tokenizer"
 		}
 		return &failure{statusFormat, bare.Error(), hint}
+	case errors.As(err, &named) && !errors.Is(err, context.Canceled):
+		return &failure{zooStatus(named.Kind), text, named.Hint}
+	case errors.Is(err, train.ErrDiverged):
+		return &failure{statusDiverged, text, hintOf(trained, err)}
+	case errors.As(err, &input):
+		bare := *input
+		bare.Hint = ""
+		return &failure{dataStatus(input, err), bare.Error(), input.Hint}
+	case errors.As(err, &saved):
+		return &failure{diskStatus(err, statusFormat), text, "resume from another checkpoint, or start anew in another directory"}
+	case errors.As(err, &trained):
+		return &failure{diskStatus(err, statusInvalid), text, trained.Hint}
 	case errors.As(err, &format), errors.As(err, &conf):
 		return &failure{statusFormat, text, hintFormat}
 	case errors.As(err, &logit):
@@ -130,6 +156,59 @@ func failureOf(err error) *failure {
 		return &failure{statusIO, text, ""}
 	}
 	return &failure{statusInternal, text, hintReport}
+}
+
+// zooStatus classes what core/zoo says.
+func zooStatus(k zoo.Kind) status {
+	switch k {
+	case zoo.ErrNotFound:
+		return statusNotFound
+	case zoo.ErrPlanned:
+		return statusPlanned
+	case zoo.ErrOffline:
+		return statusOffline
+	case zoo.ErrNetwork, zoo.ErrDenied:
+		return statusNetwork
+	case zoo.ErrChecksum, zoo.ErrNoHash:
+		return statusChecksum
+	case zoo.ErrCache:
+		return statusIO
+	case zoo.ErrBusy:
+		return statusBusy
+	}
+	return statusInvalid // ErrName, ErrSetting
+}
+
+// dataStatus tells options that make no sense from files that cannot be read, and
+// those from files that are damaged.
+func dataStatus(e *data.Error, err error) status {
+	if e.Path == data.OptionsPath {
+		return statusInvalid
+	}
+	return diskStatus(err, statusFormat)
+}
+
+// diskStatus is the status of what the system said, or another one where it said nothing.
+func diskStatus(err error, other status) status {
+	var path *fs.PathError
+	var errno syscall.Errno
+	switch {
+	case errors.Is(err, syscall.ENOMEM):
+		return statusNoMemory
+	case errors.Is(err, fs.ErrNotExist):
+		return statusNotFound
+	case errors.As(err, &path), errors.As(err, &errno):
+		return statusIO
+	}
+	return other
+}
+
+// hintOf is the hint of a *train.Error in err.
+func hintOf(e *train.Error, err error) string {
+	if errors.As(err, &e) {
+		return e.Hint
+	}
+	return ""
 }
 
 // oneLine is s without line breaks and NUL, which the message of an error cannot have.

@@ -11,10 +11,12 @@ const (
 	kindModel kind = 1 + iota
 	kindStream
 	kindError
+	kindSession
+	kindJob
 )
 
 func (k kind) String() string {
-	return [...]string{"", "model", "stream", "error"}[k]
+	return [...]string{"", "model", "stream", "error", "session", "job"}[k]
 }
 
 // A handle is number<<4 | kind<<1 | 1 with numbers from 1, each given out once. It
@@ -85,7 +87,7 @@ func (t *table) find(k kind, h uintptr) (*entry, error) {
 	switch {
 	case h == 0:
 		return nil, invalid("the "+k.String()+" is NULL", "")
-	case h&1 == 0 || number == 0 || number > t.next || other < kindModel || other > kindError:
+	case h&1 == 0 || number == 0 || number > t.next || other < kindModel || other > kindJob:
 		return nil, invalid("the "+k.String()+" is no handle of this library", "pass what the open function has returned, unchanged")
 	case other != k:
 		return nil, invalid("the handle is a "+other.String()+", not a "+k.String(), "")

@@ -4,17 +4,17 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
 	"runtime"
-	"strconv"
 	"strings"
 
 	"github.com/architehc/nanochat/core/chat"
 	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/core/infer"
 	"github.com/architehc/nanochat/core/tokenizer"
+	"github.com/architehc/nanochat/core/zoo"
 	"github.com/architehc/nanochat/kernels"
 	"github.com/architehc/nanochat/kernels/team"
+	"github.com/architehc/nanochat/kernels/tune"
 )
 
 // handles holds what is open in this process.
@@ -71,15 +71,14 @@ func (o *modelOptions) chat(getenv environment) (chat.Options, error) {
 	}
 	threads := int(o.threads)
 	if text := getenv("NANOCHAT_THREADS"); threads == 0 && text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || n > team.MaxSize {
-			return chat.Options{}, invalid(fmt.Sprintf("the environment variable NANOCHAT_THREADS is %q, not a number from 1 to %d", text, team.MaxSize), "unset it to use the cores this process may use")
+		var err error
+		if threads, err = threadsOf(text); err != nil {
+			return chat.Options{}, invalid(err.Error(), "unset NANOCHAT_THREADS and the setting threads to use the cores this process may use")
 		}
-		threads = n
 	}
 	set, name, hint := kernels.Best(), o.kernel, "a NULL kernel is the best one"
 	if name == "" {
-		name, hint = getenv("NANOCHAT_KERNEL"), "unset the environment variable NANOCHAT_KERNEL to use the best"
+		name, hint = getenv("NANOCHAT_KERNEL"), "unset NANOCHAT_KERNEL and the setting kernel to use the best"
 	}
 	if name != "" {
 		var err error
@@ -93,37 +92,42 @@ func (o *modelOptions) chat(getenv environment) (chat.Options, error) {
 	if o.flags&flagKVInt8 != 0 {
 		c.Engine.KVType = kernels.KVI8
 	}
+	mode, err := tune.ParseMode(getenv("NANOCHAT_TUNE"))
+	if err != nil {
+		return chat.Options{}, invalid(err.Error(), "NANOCHAT_TUNE or the setting tune says so")
+	}
+	if mode != tune.Off {
+		dir, err := tune.DefaultDir()
+		if err != nil {
+			return chat.Options{}, invalid("no place to remember measurements: "+err.Error(), "set XDG_CACHE_HOME or HOME before the process starts, or do not tune")
+		}
+		c.Choose = chat.Tuned(tune.Options{Mode: mode, Dir: dir, Version: version, Fallback: set})
+	}
 	return c, nil
 }
 
-// openModel opens a model and gives it a handle.
+// openModel opens the model of a path or name and gives it a handle.
 func openModel(path string, o modelOptions, getenv environment) (uintptr, error) {
 	c, err := o.chat(getenv)
 	if err != nil {
 		return 0, err
 	}
-	if path == "" {
-		return 0, invalid("the path is empty", "name a .gguf file")
-	}
-	// Opening what is no file may wait for ever, and cannot be mapped.
-	switch st, err := os.Stat(path); {
-	case err != nil:
+	found, err := findModel(path, getenv, libraryPath())
+	if err != nil {
 		return 0, err
-	case st.IsDir():
-		return 0, invalid(path+" is a directory", "name the .gguf file in it")
-	case !st.Mode().IsRegular():
-		return 0, invalid(path+" is not a regular file", "models are mapped into memory; save it to a file first")
 	}
+	path = found.Path
 	m, err := chat.Open(context.Background(), path, c)
 	if err != nil {
 		return 0, err
 	}
-	info, err := json.Marshal(infoOf(path, m))
+	info, err := json.Marshal(infoOf(found, m))
 	if err != nil {
 		m.Close()
 		return 0, err
 	}
 	value := &openedModel{Model: m, info: info}
+	logs.write(levelInfo, "model opened", "path", path, "kernel", m.Kernel(), "threads", m.Threads())
 	return handles.add(kindModel, value, func() { m.Close() }), nil
 }
 
@@ -150,8 +154,11 @@ func closeHandle(k kind, h uintptr) error {
 	if err != nil {
 		return err
 	}
-	if s, ok := e.value.(*stream); ok {
-		s.cancel(errClosed)
+	switch v := e.value.(type) {
+	case *stream:
+		v.cancel(errClosed)
+	case *job:
+		v.stop()
 	}
 	e.release()
 	return nil
@@ -160,6 +167,8 @@ func closeHandle(k kind, h uintptr) error {
 // infoReport is the JSON of nanochat_model_info.
 type infoReport struct {
 	Path       string           `json:"path"`
+	Source     string           `json:"source"`
+	Revision   string           `json:"revision,omitempty"`
 	Kernel     string           `json:"kernel"`
 	Threads    int              `json:"threads"`
 	Context    int              `json:"context"`
@@ -176,10 +185,10 @@ type vocabReport struct {
 	Stops   []int32 `json:"stops"`
 }
 
-func infoOf(path string, m *chat.Model) infoReport {
+func infoOf(found zoo.Found, m *chat.Model) infoReport {
 	t, c := m.Tokenizer(), m.Config()
 	r := infoReport{
-		Path: strings.ToValidUTF8(path, "\ufffd"), Kernel: m.Kernel(), Threads: m.Threads(), Context: c.Context,
+		Path: strings.ToValidUTF8(found.Path, "\ufffd"), Source: found.Source, Revision: found.Revision, Kernel: m.Kernel(), Threads: m.Threads(), Context: c.Context,
 		Vocabulary: vocabReport{Size: t.Vocab(), Split: t.Pre(), AddsBOS: t.AddsBOS(), Stops: append([]int32{}, t.Stops()...)},
 		Config:     map[string]any{},
 	}

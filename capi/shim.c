@@ -2,13 +2,16 @@
 
 // The functions of nanochat.h. Each turns a forked child away, keeps errno, completes
 // structures of other versions of the header, and calls its export of this package.
+// Zoo and jobs are in shim_job.c.
 
+#define _GNU_SOURCE
+#include "shim.h"
+
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
-
-#include "_cgo_export.h"
 
 // ---------------------------------------------------------------------- fork
 
@@ -31,16 +34,7 @@ static const char forked_hint[] =
 
 // --------------------------------------------------------------------- calls
 
-// A call in progress.
-struct call {
-	int saved;            // errno of the caller
-	nanochat_error **err; // where the caller wants the error object, or NULL
-	uintptr_t error;      // its handle
-	uintptr_t *out;       // &error, or NULL
-};
-
-// enter begins a call. It is false in a forked child.
-static int enter(struct call *c, nanochat_error **err)
+int ncEnter(struct call *c, nanochat_error **err)
 {
 	if (forked) {
 		if (err)
@@ -54,8 +48,7 @@ static int enter(struct call *c, nanochat_error **err)
 	return 1;
 }
 
-// leave ends it.
-static nanochat_status leave(const struct call *c, nanochat_status status)
+nanochat_status ncLeave(const struct call *c, nanochat_status status)
 {
 	if (c->err)
 		*c->err = (nanochat_error *)c->error;
@@ -63,9 +56,9 @@ static nanochat_status leave(const struct call *c, nanochat_status status)
 	return status;
 }
 
-static nanochat_status invalid(const struct call *c, const char *message, const char *hint)
+nanochat_status ncInvalid(const struct call *c, const char *message, const char *hint)
 {
-	return leave(c, ncgoInvalid((char *)message, (char *)hint, c->out));
+	return ncLeave(c, ncgoInvalid((char *)message, (char *)hint, c->out));
 }
 
 // ---------------------------------------------------------------- structures
@@ -73,8 +66,7 @@ static nanochat_status invalid(const struct call *c, const char *message, const 
 // A structure that says it is longer than this was not made by an _init function.
 #define MAX_STRUCT 65536
 
-// size_of is what a structure says, or 0 if that cannot be true.
-static size_t size_of(const void *p, size_t first)
+size_t ncSizeOf(const void *p, size_t first)
 {
 	uint32_t size;
 
@@ -82,9 +74,7 @@ static size_t size_of(const void *p, size_t first)
 	return size < first || size > MAX_STRUCT ? 0 : size;
 }
 
-// complete copies a structure of any version over the defaults of this one. It is
-// false if there is something in it that this library does not know.
-static int complete(void *to, size_t known, const void *from, size_t size)
+int ncComplete(void *to, size_t known, const void *from, size_t size)
 {
 	uint32_t mine = (uint32_t)known;
 
@@ -103,8 +93,7 @@ static void fill(void *to, size_t size, const void *from, size_t known)
 	       (size < known ? size : known) - sizeof(uint32_t));
 }
 
-// init writes defaults to a structure of any version.
-static void init(void *to, size_t size, const void *defaults, size_t known)
+void ncInit(void *to, size_t size, const void *defaults, size_t known)
 {
 	uint32_t own = (uint32_t)size;
 
@@ -139,27 +128,27 @@ static const nanochat_stats stats_defaults = {.struct_size = sizeof stats_defaul
 
 void nanochat_model_options_init(nanochat_model_options *options, size_t size)
 {
-	init(options, size, &model_defaults, sizeof model_defaults);
+	ncInit(options, size, &model_defaults, sizeof model_defaults);
 }
 
 void nanochat_generate_options_init(nanochat_generate_options *options, size_t size)
 {
-	init(options, size, &generate_defaults, sizeof generate_defaults);
+	ncInit(options, size, &generate_defaults, sizeof generate_defaults);
 }
 
 void nanochat_piece_init(nanochat_piece *piece, size_t size)
 {
-	init(piece, size, &piece_defaults, sizeof piece_defaults);
+	ncInit(piece, size, &piece_defaults, sizeof piece_defaults);
 }
 
 void nanochat_stats_init(nanochat_stats *stats, size_t size)
 {
-	init(stats, size, &stats_defaults, sizeof stats_defaults);
+	ncInit(stats, size, &stats_defaults, sizeof stats_defaults);
 }
 
-static const char unknown_field[] =
+const char ncUnknownField[] =
 	"the options are of a newer header and use what this library does not know";
-static const char unknown_hint[] =
+const char ncUnknownHint[] =
 	"install the library that the header came with, or leave the new fields 0";
 
 // -------------------------------------------------------- versions and errors
@@ -179,6 +168,8 @@ const char *nanochat_status_name(nanochat_status status)
 		return "E_NOT_FOUND";
 	case NANOCHAT_E_FORMAT:
 		return "E_FORMAT";
+	case NANOCHAT_E_CHECKSUM:
+		return "E_CHECKSUM";
 	case NANOCHAT_E_IO:
 		return "E_IO";
 	case NANOCHAT_E_NOMEM:
@@ -197,6 +188,16 @@ const char *nanochat_status_name(nanochat_status status)
 		return "E_CONTEXT_FULL";
 	case NANOCHAT_E_FORKED:
 		return "E_FORKED";
+	case NANOCHAT_E_UNSUPPORTED:
+		return "E_UNSUPPORTED";
+	case NANOCHAT_E_OFFLINE:
+		return "E_OFFLINE";
+	case NANOCHAT_E_DIVERGED:
+		return "E_DIVERGED";
+	case NANOCHAT_E_NETWORK:
+		return "E_NETWORK";
+	case NANOCHAT_E_PLANNED:
+		return "E_PLANNED";
 	case NANOCHAT_E_INTERNAL:
 		return "E_INTERNAL";
 	}
@@ -216,9 +217,9 @@ nanochat_status nanochat_error_status(const nanochat_error *err)
 
 	if (!err)
 		return NANOCHAT_OK;
-	if (!enter(&c, NULL))
+	if (!ncEnter(&c, NULL))
 		return NANOCHAT_E_FORKED;
-	return leave(&c, ncgoErrorStatus((uintptr_t)err));
+	return ncLeave(&c, ncgoErrorStatus((uintptr_t)err));
 }
 
 const char *nanochat_error_message(const nanochat_error *err)
@@ -228,10 +229,10 @@ const char *nanochat_error_message(const nanochat_error *err)
 
 	if (!err)
 		return "";
-	if (!enter(&c, NULL))
+	if (!ncEnter(&c, NULL))
 		return forked_message;
 	text = ncgoErrorMessage((uintptr_t)err);
-	leave(&c, NANOCHAT_OK);
+	ncLeave(&c, NANOCHAT_OK);
 	return text ? text : "";
 }
 
@@ -242,10 +243,10 @@ const char *nanochat_error_hint(const nanochat_error *err)
 
 	if (!err)
 		return "";
-	if (!enter(&c, NULL))
+	if (!ncEnter(&c, NULL))
 		return forked_hint;
 	text = ncgoErrorHint((uintptr_t)err);
-	leave(&c, NANOCHAT_OK);
+	ncLeave(&c, NANOCHAT_OK);
 	return text ? text : "";
 }
 
@@ -253,10 +254,10 @@ void nanochat_error_free(nanochat_error *err)
 {
 	struct call c;
 
-	if (!err || !enter(&c, NULL))
+	if (!err || !ncEnter(&c, NULL))
 		return;
 	ncgoErrorFree((uintptr_t)err);
-	leave(&c, NANOCHAT_OK);
+	ncLeave(&c, NANOCHAT_OK);
 }
 
 nanochat_status nanochat_system_info(char *buffer, size_t capacity, size_t *length,
@@ -264,33 +265,61 @@ nanochat_status nanochat_system_info(char *buffer, size_t capacity, size_t *leng
 {
 	struct call c;
 
-	if (!enter(&c, err))
+	if (!ncEnter(&c, err))
 		return NANOCHAT_E_FORKED;
-	return leave(&c, ncgoSystemInfo(buffer, capacity, length, c.out));
+	return ncLeave(&c, ncgoSystemInfo(buffer, capacity, length, c.out));
+}
+
+const char *ncLibraryPath(void)
+{
+	Dl_info info;
+
+	return dladdr(nanochat_version(), &info) ? info.dli_fname : NULL;
+}
+
+nanochat_status nanochat_set(const char *key, const char *value, nanochat_error **err)
+{
+	struct call c;
+
+	if (!ncEnter(&c, err))
+		return NANOCHAT_E_FORKED;
+	return ncLeave(&c, ncgoSet((char *)key, (char *)value, c.out));
+}
+
+nanochat_status nanochat_get(const char *key, char *buffer, size_t capacity, size_t *length,
+                             nanochat_error **err)
+{
+	struct call c;
+
+	if (!ncEnter(&c, err))
+		return NANOCHAT_E_FORKED;
+	if (length)
+		*length = 0;
+	return ncLeave(&c, ncgoGet((char *)key, buffer, capacity, length, c.out));
 }
 
 // -------------------------------------------------------------------- models
 
-nanochat_status nanochat_model_open(const char *path, const nanochat_model_options *options,
+nanochat_status nanochat_model_open(const char *name, const nanochat_model_options *options,
                                     nanochat_model **model, nanochat_error **err)
 {
 	struct call c;
 	nanochat_model_options o = model_defaults;
 
-	if (!enter(&c, err))
+	if (!ncEnter(&c, err))
 		return NANOCHAT_E_FORKED;
 	if (model)
 		*model = NULL;
 	if (options) {
-		size_t size = size_of(options, MODEL_OPTIONS_FIRST);
+		size_t size = ncSizeOf(options, MODEL_OPTIONS_FIRST);
 
 		if (!size)
-			return invalid(&c, "struct_size of the model options is wrong",
-			               "call nanochat_model_options_init first");
-		if (!complete(&o, sizeof o, options, size))
-			return invalid(&c, unknown_field, unknown_hint);
+			return ncInvalid(&c, "struct_size of the model options is wrong",
+			                 "call nanochat_model_options_init first");
+		if (!ncComplete(&o, sizeof o, options, size))
+			return ncInvalid(&c, ncUnknownField, ncUnknownHint);
 	}
-	return leave(&c, ncgoModelOpen((char *)path, &o, (uintptr_t *)model, c.out));
+	return ncLeave(&c, ncgoModelOpen((char *)name, &o, (uintptr_t *)model, c.out));
 }
 
 nanochat_status nanochat_model_info(nanochat_model *model, char *buffer, size_t capacity,
@@ -298,20 +327,20 @@ nanochat_status nanochat_model_info(nanochat_model *model, char *buffer, size_t 
 {
 	struct call c;
 
-	if (!enter(&c, err))
+	if (!ncEnter(&c, err))
 		return NANOCHAT_E_FORKED;
 	if (length)
 		*length = 0;
-	return leave(&c, ncgoModelInfo((uintptr_t)model, buffer, capacity, length, c.out));
+	return ncLeave(&c, ncgoModelInfo((uintptr_t)model, buffer, capacity, length, c.out));
 }
 
 nanochat_status nanochat_model_close(nanochat_model *model)
 {
 	struct call c;
 
-	if (!enter(&c, NULL))
+	if (!ncEnter(&c, NULL))
 		return NANOCHAT_E_FORKED;
-	return leave(&c, ncgoModelClose((uintptr_t)model));
+	return ncLeave(&c, ncgoModelClose((uintptr_t)model));
 }
 
 // -------------------------------------------------------------------- tokens
@@ -322,10 +351,10 @@ nanochat_status nanochat_tokenize(nanochat_model *model, const char *text, size_
 {
 	struct call c;
 
-	if (!enter(&c, err))
+	if (!ncEnter(&c, err))
 		return NANOCHAT_E_FORKED;
-	return leave(&c, ncgoTokenize((uintptr_t)model, (char *)text, length, flags, ids, capacity,
-	                              count, c.out));
+	return ncLeave(&c, ncgoTokenize((uintptr_t)model, (char *)text, length, flags, ids, capacity,
+	                                count, c.out));
 }
 
 nanochat_status nanochat_detokenize(nanochat_model *model, const int32_t *ids, size_t count,
@@ -334,10 +363,10 @@ nanochat_status nanochat_detokenize(nanochat_model *model, const int32_t *ids, s
 {
 	struct call c;
 
-	if (!enter(&c, err))
+	if (!ncEnter(&c, err))
 		return NANOCHAT_E_FORKED;
-	return leave(&c, ncgoDetokenize((uintptr_t)model, (int32_t *)ids, count, flags, buffer,
-	                                capacity, length, c.out));
+	return ncLeave(&c, ncgoDetokenize((uintptr_t)model, (int32_t *)ids, count, flags, buffer,
+	                                  capacity, length, c.out));
 }
 
 // ---------------------------------------------------------------- generation
@@ -349,21 +378,21 @@ nanochat_status nanochat_stream_open(nanochat_model *model, const char *prompt, 
 	struct call c;
 	nanochat_generate_options o = generate_defaults;
 
-	if (!enter(&c, err))
+	if (!ncEnter(&c, err))
 		return NANOCHAT_E_FORKED;
 	if (stream)
 		*stream = NULL;
 	if (options) {
-		size_t size = size_of(options, GENERATE_OPTIONS_FIRST);
+		size_t size = ncSizeOf(options, GENERATE_OPTIONS_FIRST);
 
 		if (!size)
-			return invalid(&c, "struct_size of the generate options is wrong",
-			               "call nanochat_generate_options_init first");
-		if (!complete(&o, sizeof o, options, size))
-			return invalid(&c, unknown_field, unknown_hint);
+			return ncInvalid(&c, "struct_size of the generate options is wrong",
+			                 "call nanochat_generate_options_init first");
+		if (!ncComplete(&o, sizeof o, options, size))
+			return ncInvalid(&c, ncUnknownField, ncUnknownHint);
 	}
-	return leave(&c, ncgoStreamOpen((uintptr_t)model, (char *)prompt, length, &o,
-	                                (uintptr_t *)stream, c.out));
+	return ncLeave(&c, ncgoStreamOpen((uintptr_t)model, (char *)prompt, length, &o,
+	                                  (uintptr_t *)stream, c.out));
 }
 
 nanochat_status nanochat_stream_next(nanochat_stream *stream, uint32_t timeout_ms, char *buffer,
@@ -374,15 +403,15 @@ nanochat_status nanochat_stream_next(nanochat_stream *stream, uint32_t timeout_m
 	nanochat_status status;
 	size_t size;
 
-	if (!enter(&c, err))
+	if (!ncEnter(&c, err))
 		return NANOCHAT_E_FORKED;
 	if (!piece)
-		return invalid(&c, "piece is NULL", "");
-	if (!(size = size_of(piece, PIECE_FIRST)))
-		return invalid(&c, "struct_size of the piece is wrong", "call nanochat_piece_init first");
+		return ncInvalid(&c, "piece is NULL", "");
+	if (!(size = ncSizeOf(piece, PIECE_FIRST)))
+		return ncInvalid(&c, "struct_size of the piece is wrong", "call nanochat_piece_init first");
 	status = ncgoStreamNext((uintptr_t)stream, timeout_ms, buffer, capacity, &p, c.out);
 	fill(piece, size, &p, sizeof p);
-	return leave(&c, status);
+	return ncLeave(&c, status);
 }
 
 nanochat_status nanochat_stream_top(nanochat_stream *stream, int32_t *ids, float *logprobs,
@@ -390,9 +419,9 @@ nanochat_status nanochat_stream_top(nanochat_stream *stream, int32_t *ids, float
 {
 	struct call c;
 
-	if (!enter(&c, err))
+	if (!ncEnter(&c, err))
 		return NANOCHAT_E_FORKED;
-	return leave(&c, ncgoStreamTop((uintptr_t)stream, ids, logprobs, capacity, count, c.out));
+	return ncLeave(&c, ncgoStreamTop((uintptr_t)stream, ids, logprobs, capacity, count, c.out));
 }
 
 nanochat_status nanochat_stream_stats(nanochat_stream *stream, nanochat_stats *stats,
@@ -403,31 +432,31 @@ nanochat_status nanochat_stream_stats(nanochat_stream *stream, nanochat_stats *s
 	nanochat_status status;
 	size_t size;
 
-	if (!enter(&c, err))
+	if (!ncEnter(&c, err))
 		return NANOCHAT_E_FORKED;
 	if (!stats)
-		return invalid(&c, "stats is NULL", "");
-	if (!(size = size_of(stats, STATS_FIRST)))
-		return invalid(&c, "struct_size of the stats is wrong", "call nanochat_stats_init first");
+		return ncInvalid(&c, "stats is NULL", "");
+	if (!(size = ncSizeOf(stats, STATS_FIRST)))
+		return ncInvalid(&c, "struct_size of the stats is wrong", "call nanochat_stats_init first");
 	status = ncgoStreamStats((uintptr_t)stream, &s, c.out);
 	fill(stats, size, &s, sizeof s);
-	return leave(&c, status);
+	return ncLeave(&c, status);
 }
 
 nanochat_status nanochat_stream_cancel(nanochat_stream *stream)
 {
 	struct call c;
 
-	if (!enter(&c, NULL))
+	if (!ncEnter(&c, NULL))
 		return NANOCHAT_E_FORKED;
-	return leave(&c, ncgoStreamCancel((uintptr_t)stream));
+	return ncLeave(&c, ncgoStreamCancel((uintptr_t)stream));
 }
 
 nanochat_status nanochat_stream_close(nanochat_stream *stream)
 {
 	struct call c;
 
-	if (!enter(&c, NULL))
+	if (!ncEnter(&c, NULL))
 		return NANOCHAT_E_FORKED;
-	return leave(&c, ncgoStreamClose((uintptr_t)stream));
+	return ncLeave(&c, ncgoStreamClose((uintptr_t)stream));
 }

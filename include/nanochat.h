@@ -98,23 +98,30 @@ NANOCHAT_API const char *nanochat_version(void);
 
 typedef struct nanochat_model nanochat_model;
 typedef struct nanochat_stream nanochat_stream;
+typedef struct nanochat_job nanochat_job;
 typedef struct nanochat_error nanochat_error;
 
 typedef int32_t nanochat_status;
 
 #define NANOCHAT_OK 0
-#define NANOCHAT_E_INVALID 1           /* an argument or option is wrong */
-#define NANOCHAT_E_NOT_FOUND 2         /* there is no such file */
-#define NANOCHAT_E_FORMAT 3            /* the file is damaged, or no model that runs here */
-#define NANOCHAT_E_IO 5                /* the file cannot be read */
-#define NANOCHAT_E_NOMEM 6             /* the system has no memory for it */
-#define NANOCHAT_E_CANCELLED 7         /* nanochat_stream_cancel was called */
-#define NANOCHAT_E_TIMEOUT 8           /* nothing yet: call again (makes no error object) */
-#define NANOCHAT_E_BUSY 9              /* the stream is in use, or too many streams wait */
-#define NANOCHAT_E_CLOSED 10           /* the handle was closed */
+#define NANOCHAT_E_INVALID 1   /* an argument or option is wrong */
+#define NANOCHAT_E_NOT_FOUND 2 /* there is no such file */
+#define NANOCHAT_E_FORMAT 3    /* the file is damaged, or no model that runs here */
+#define NANOCHAT_E_CHECKSUM 4  /* the file is not the one that was promised */
+#define NANOCHAT_E_IO 5        /* the file cannot be read */
+#define NANOCHAT_E_NOMEM 6     /* the system has no memory for it */
+#define NANOCHAT_E_CANCELLED 7 /* nanochat_stream_cancel or nanochat_job_cancel was called */
+#define NANOCHAT_E_TIMEOUT 8   /* nothing yet: call again (makes no error object) */
+#define NANOCHAT_E_BUSY 9      /* it is in use, or too many streams wait */
+#define NANOCHAT_E_CLOSED 10   /* the handle was closed */
 #define NANOCHAT_E_BUFFER_TOO_SMALL 11 /* nothing was lost: call again with more room */
 #define NANOCHAT_E_CONTEXT_FULL 12     /* the prompt does not fit */
 #define NANOCHAT_E_FORKED 13           /* this process is a fork of the one that loaded it */
+#define NANOCHAT_E_UNSUPPORTED 14      /* this model or file cannot do that */
+#define NANOCHAT_E_OFFLINE 15          /* it needs the network, which is switched off */
+#define NANOCHAT_E_DIVERGED 16         /* the training diverged */
+#define NANOCHAT_E_NETWORK 17          /* a server cannot be reached, or refuses */
+#define NANOCHAT_E_PLANNED 18          /* the model is not published yet */
 #define NANOCHAT_E_INTERNAL 99         /* a defect of the library, which was contained */
 
 /* nanochat_status_name is the name of a status, such as "E_INVALID"; "E_UNKNOWN" for other
@@ -149,6 +156,32 @@ NANOCHAT_API void nanochat_error_free(nanochat_error *err);
 NANOCHAT_API nanochat_status nanochat_system_info(char *buffer, size_t capacity, size_t *length,
                                                   nanochat_error **err);
 
+/* nanochat_set changes a setting of this process. A setting stands in front of the environment
+ * variable of its name, NANOCHAT_CACHE for cache: where neither is set there is a default, and
+ * options of a call come before both. Variables are read by getenv() at every use. A
+ * NULL value takes the setting back; "" is as if the variable were not set.
+ *
+ *     cache, home       the directory of downloaded models, or the one above it
+ *     models            directories of models that came with the program, separated by ':'
+ *     index             a file with the models that have names, in place of the built-in one
+ *     endpoint, token   the hub or a mirror of it, and what to tell it
+ *     offline           1: no network at all
+ *     threads, kernel   for models and trainings that leave them open
+ *     tune              off, auto or refresh: measure which kernel is fastest, and remember it
+ *     log               debug, info, warn or error: the level of nanochat_log_open
+ *     memory_limit      bytes that the garbage collector tries to stay within; at once
+ *     gc_percent        how much garbage it lets grow, as GOGC; off: none; at once
+ *
+ * The last two have no variable and count for the memory of the Go runtime in the library; weights
+ * and caches lie outside of it. Errors: E_INVALID. */
+NANOCHAT_API nanochat_status nanochat_set(const char *key, const char *value, nanochat_error **err);
+
+/* nanochat_get writes the value of a setting that counts, as nanochat_system_info says: what was
+ * set, else that of the variable, else "". A token that is there reads "set".
+ * Errors: E_INVALID. */
+NANOCHAT_API nanochat_status nanochat_get(const char *key, char *buffer, size_t capacity,
+                                          size_t *length, nanochat_error **err);
+
 /* -------------------------------------------------------------------- models */
 
 /* flags of nanochat_model_options */
@@ -170,15 +203,18 @@ typedef struct nanochat_model_options {
 /* nanochat_model_options_init writes the defaults. size is sizeof *options. */
 NANOCHAT_API void nanochat_model_options_init(nanochat_model_options *options, size_t size);
 
-/* nanochat_model_open opens a model file (GGUF) and starts its engine. options may be NULL.
- * The file must not be changed while the model is open: write a new one and rename it.
+/* nanochat_model_open opens a model and starts its engine. name is the path of a model file
+ * (GGUF), or the name of a model that came with the library or was downloaded, as in
+ * nanochat_zoo_resolve; the network is not used. options may be NULL. The file must not be
+ * changed while the model is open: write a new one and rename it.
  *
- * Errors: E_NOT_FOUND, E_IO, E_FORMAT (with place in the file), E_INVALID, E_NOMEM. */
-NANOCHAT_API nanochat_status nanochat_model_open(const char *path,
+ * Errors: E_NOT_FOUND, E_PLANNED, E_IO, E_FORMAT (with place in the file), E_INVALID, E_NOMEM. */
+NANOCHAT_API nanochat_status nanochat_model_open(const char *name,
                                                  const nanochat_model_options *options,
                                                  nanochat_model **model, nanochat_error **err);
 
-/* nanochat_model_info writes a JSON object about the model: path, kernel, threads, context,
+/* nanochat_model_info writes a JSON object about the model: path, source (as in
+ * nanochat_zoo_resolve), kernel, threads, context,
  * vocabulary (size, split, bos, adds_bos, stops), config (by the keys of configuration files)
  * and params (number of weights by class). More keys may come. The text is returned as
  * nanochat_system_info says, and is always the same for one model. */
@@ -333,6 +369,136 @@ NANOCHAT_API nanochat_status nanochat_stream_cancel(nanochat_stream *stream);
  * computed. NULL does nothing. It fails with E_CLOSED or E_INVALID where there is nothing
  * to close. */
 NANOCHAT_API nanochat_status nanochat_stream_close(nanochat_stream *stream);
+
+/* ----------------------------------------------------------------------- zoo */
+
+/* flags of nanochat_zoo_options */
+#define NANOCHAT_ZOO_FORCE 1u   /* download what is there already */
+#define NANOCHAT_ZOO_OFFLINE 2u /* no network for this call */
+
+/* Where models are. NULL is what the settings say. */
+typedef struct nanochat_zoo_options {
+	uint32_t struct_size;
+	uint32_t flags;       /* NANOCHAT_ZOO_* */
+	const char *cache;    /* the directory of downloaded models */
+	const char *endpoint; /* the hub, or a mirror of it */
+	const char *token;    /* what to tell it; nobody else gets it */
+	const char *url;      /* for nanochat_download_open: where the file is ... */
+	const char *sha256;   /* ... and its SHA-256, 64 hexadecimal digits */
+} nanochat_zoo_options;
+
+/* nanochat_zoo_options_init writes the defaults. size is sizeof *options. */
+NANOCHAT_API void nanochat_zoo_options_init(nanochat_zoo_options *options, size_t size);
+
+/* nanochat_zoo_list writes a JSON object: index (when it was made), cache (the directory, "" if
+ * there is none) and models, each with name, revision, state and what is known of size, bytes (on
+ * this machine), sha256, licence, description, path, instead. The state is bundled, cached,
+ * partial (a download was interrupted), available (for download), planned or missing (it should
+ * have come with the library). It needs no network. options may be NULL. The text is
+ * returned as nanochat_system_info says. Errors: E_INVALID. */
+NANOCHAT_API nanochat_status nanochat_zoo_list(const nanochat_zoo_options *options, char *buffer,
+                                               size_t capacity, size_t *length,
+                                               nanochat_error **err);
+
+/* nanochat_zoo_resolve finds the file of a model on this machine, without the network. name is a
+ * path or file:// URL, NAME or NAME@REVISION of the list, or hub:OWNER/REPO/FILE.gguf@REVISION;
+ * it is looked up in this order: path, models that came with the library, cache. It writes
+ * a JSON object with path, source (path, bundled, cache), size, and, where they are known, name,
+ * revision and sha256.
+ *
+ * Errors: E_NOT_FOUND (with the name most like it; also where it was not downloaded), E_PLANNED,
+ * E_INVALID. */
+NANOCHAT_API nanochat_status nanochat_zoo_resolve(const char *name,
+                                                  const nanochat_zoo_options *options, char *buffer,
+                                                  size_t capacity, size_t *length,
+                                                  nanochat_error **err);
+
+/* nanochat_zoo_remove deletes a downloaded model, and the rest of an interrupted download. What
+ * came with the library stays. *freed is set to the bytes; it may be NULL.
+ *
+ * Errors: E_NOT_FOUND, E_BUSY (another process downloads it), E_IO, E_INVALID. */
+NANOCHAT_API nanochat_status nanochat_zoo_remove(const char *name,
+                                                 const nanochat_zoo_options *options,
+                                                 uint64_t *freed, nanochat_error **err);
+
+/* ---------------------------------------------------------------------- jobs */
+
+/* nanochat_job_next waits up to timeout_ms for the next record of a job, a JSON object on one
+ * line, and writes it to buffer, without NUL. *length is set to its bytes. Every record has a
+ * "type"; more types and keys may come. *finish is 0 until the last record, the result:
+ * with that it is NANOCHAT_FINISH_STOP, or NANOCHAT_FINISH_CANCELLED for what a cancelled
+ * training has come to. After that every call gives it again, without a record. A job that
+ * fails has no result: every further call gives its error.
+ *
+ * Errors: E_TIMEOUT (nothing came; call again), E_BUFFER_TOO_SMALL (*length is what the record
+ * needs; call again), E_CANCELLED, E_CLOSED (by another thread, meanwhile), E_BUSY, E_INVALID,
+ * and those of the job. */
+NANOCHAT_API nanochat_status nanochat_job_next(nanochat_job *job, uint32_t timeout_ms, char *buffer,
+                                               size_t capacity, size_t *length, int32_t *finish,
+                                               nanochat_error **err);
+
+/* nanochat_job_cancel ends a job and returns at once. The reader, also one that waits, gets
+ * E_CANCELLED, that of a training its result: it gives up the step at hand and saves a checkpoint
+ * first. */
+NANOCHAT_API nanochat_status nanochat_job_cancel(nanochat_job *job);
+
+/* nanochat_job_close ends the handle, and the job: it cancels it and waits for its end, that of a
+ * training until its checkpoint is saved. NULL does nothing. It fails with E_CLOSED or
+ * E_INVALID where there is nothing to close. */
+NANOCHAT_API nanochat_status nanochat_job_close(nanochat_job *job);
+
+/* nanochat_download_open starts to download a model: what nanochat_zoo_resolve finds is the result
+ * at once. With url and sha256 it takes the file from there and keeps it as name. What was
+ * interrupted goes on where it stopped; nothing is to be seen before its SHA-256 is right.
+ * options may be NULL.
+ *
+ *     {"type":"progress","model":NAME,"state":STATE,"done":BYTES,"total":BYTES}
+ *     {"type":"result","name":...,"revision":...,"path":...,"source":...,"size":...,"sha256":...}
+ *
+ * STATE is waiting (for another process that downloads the same), checking (what was downloaded
+ * before) or downloading; total is 0 while it is not known. A slow reader gets only the newest
+ * progress.
+ *
+ * Errors of the job: E_NOT_FOUND, E_PLANNED, E_OFFLINE, E_NETWORK, E_CHECKSUM (also where nobody
+ * gives a SHA-256), E_BUSY, E_IO, E_INVALID. */
+NANOCHAT_API nanochat_status nanochat_download_open(const char *name,
+                                                    const nanochat_zoo_options *options,
+                                                    nanochat_job **job, nanochat_error **err);
+
+/* nanochat_verify_open starts to read a model's file and compare it with its SHA-256: what
+ * nanochat_zoo_resolve finds by a name with that of the name ("verified":"file"), a path with the
+ * sums that nanochat writes into its files ("verified":"tensors"). The records are those of
+ * nanochat_download_open.
+ *
+ * Errors: those of nanochat_zoo_resolve; of the job E_CHECKSUM, E_UNSUPPORTED (the file has no
+ * sums), E_FORMAT, E_IO. */
+NANOCHAT_API nanochat_status nanochat_verify_open(const char *name,
+                                                  const nanochat_zoo_options *options,
+                                                  nanochat_job **job, nanochat_error **err);
+
+/* nanochat_train_open reads a configuration (the path of a .toml file, then count overrides such as
+ * "train.steps=1000") and starts its training. resume is "auto" (NULL: go on from the
+ * newest checkpoint of the run, if there is one), "none" or the path of a checkpoint.
+ *
+ *     {"type":"step","out":DIR,"steps":N,"left_s":SECONDS, and all of a line of metrics.jsonl}
+ *     {"type":"log","text":"a line for people"}
+ *     {"type":"result","out":DIR,"steps":N,"tokens":N,"seconds":S,"model":PATH,...}
+ *
+ * A reader that is more than 16,384 records behind gets {"type":"dropped","records":N} in place of
+ * the oldest; DIR/metrics.jsonl has them all.
+ *
+ * Errors: E_INVALID (configuration), E_NOT_FOUND, E_IO; of the job also E_FORMAT (data or
+ * checkpoint), E_NOMEM, E_DIVERGED. */
+NANOCHAT_API nanochat_status nanochat_train_open(const char *config, const char *const *overrides,
+                                                 size_t count, const char *resume,
+                                                 nanochat_job **job, nanochat_error **err);
+
+/* nanochat_log_open starts to collect what the library does: records of the form
+ * {"type":"log","time":...,"level":"INFO","msg":...,...}. level is debug, info, warn or error;
+ * NULL: the setting log, else info. Such a job has no result and ends with its close. Nothing is
+ * collected before, and records are dropped as in nanochat_train_open. Errors: E_INVALID. */
+NANOCHAT_API nanochat_status nanochat_log_open(const char *level, nanochat_job **job,
+                                               nanochat_error **err);
 
 #ifdef __cplusplus
 }

@@ -69,7 +69,7 @@ var (
 	cgoFiles    = regexp.MustCompile(`^(kernels/[^/]+\.go|capi/.*)$`)
 	unsafeFiles = regexp.MustCompile(`^(kernels/[^/]+\.go|kernels/(team|numa)/[^/]+\.go|core/gguf/view\.go|capi/.*|bindings/gopurego/[^/]+\.go)$`)
 	mains       = regexp.MustCompile(`^(cmd|capi)/`)
-	disk        = regexp.MustCompile(`^(core/internal/fsx|kernels/(tune|numa|team)|cmd)/|^kernels/features`)
+	disk        = regexp.MustCompile(`^(core/internal/fsx|kernels/(tune|numa|team)|cmd|capi)/|^kernels/features`)
 	timekeepers = regexp.MustCompile(`^(core/internal/clock|core/bench|kernels/tune|kernels/team|cmd)/`)
 	nobody      = regexp.MustCompile(`^$`)
 )

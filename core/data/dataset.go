@@ -59,7 +59,7 @@ func Open(dir, split string, o OpenOptions) (*Dataset, error) {
 	}
 	for _, want := range info.Shards {
 		if want.File != filepath.Base(want.File) {
-			return fail(&Error{Path: path, What: fmt.Sprintf("shard %q is not a plain file name", want.File), Hint: rewriteHint})
+			return fail(damaged(path, "", "shard %q is not a plain file name", want.File))
 		}
 		s, err := OpenShard(filepath.Join(dir, want.File))
 		if err != nil {
@@ -67,7 +67,7 @@ func Open(dir, split string, o OpenOptions) (*Dataset, error) {
 		}
 		shards = append(shards, s)
 		if got := hex.EncodeToString(s.sum[:]); got != want.SHA256 {
-			return fail(&Error{Path: s.path, What: fmt.Sprintf("its header says SHA-256 %s, the manifest expects %s", got, want.SHA256), Hint: rewriteHint})
+			return fail(damaged(s.path, "", "its header says SHA-256 %s, the manifest expects %s", got, want.SHA256))
 		}
 		if !o.SkipVerify {
 			if err := s.Verify(); err != nil {
@@ -91,7 +91,7 @@ func NewDataset(shards []*Shard) (*Dataset, error) {
 	h := sha256.New()
 	for _, s := range shards {
 		if !s.vocab.equal(&d.vocab) {
-			return nil, &Error{Path: s.path, What: fmt.Sprintf("made with tokenizer %x…, but %s with %x…", s.vocab.Hash[:4], shards[0].path, d.vocab.Hash[:4]), Hint: rewriteHint}
+			return nil, damaged(s.path, "", "made with tokenizer %x…, but %s with %x…", s.vocab.Hash[:4], shards[0].path, d.vocab.Hash[:4])
 		}
 		d.firstDoc = append(d.firstDoc, d.firstDoc[len(d.firstDoc)-1]+s.docs)
 		d.tokens += int64(s.count)

@@ -1,12 +1,16 @@
 package data
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
 
 // OptionsPath stands for the path in errors about options.
 const OptionsPath = "options"
+
+// ErrDamaged is a file with other contents than it was written with.
+var ErrDamaged = errors.New("the file is damaged")
 
 // Error reports a file that cannot be used: where in it, what was found and
 // expected, and what to do about it.
@@ -47,6 +51,11 @@ func (e *Error) Unwrap() error { return e.Err }
 // fileError wraps an error of the file system.
 func fileError(path string, err error, hint string) *Error {
 	return &Error{Path: path, What: err.Error(), Hint: hint, Err: err}
+}
+
+// damaged is the error of a file that is not what data prepare wrote.
+func damaged(path, place, format string, args ...any) *Error {
+	return &Error{Path: path, Place: place, What: fmt.Sprintf(format, args...), Hint: rewriteHint, Err: ErrDamaged}
 }
 
 func optionError(format string, args ...any) *Error {

@@ -312,7 +312,7 @@ func (w *worker) guarded() (err error) {
 	path := w.l.data.shards[0].path
 	defer func() {
 		if r := recover(); r != nil {
-			err = &Error{Path: path, What: fmt.Sprintf("making a batch failed: %v", r), Hint: "verify the shards: " + rewriteHint}
+			err = &Error{Path: path, What: fmt.Sprintf("making a batch failed: %v", r), Hint: "verify the shards: " + rewriteHint, Err: ErrDamaged}
 		}
 	}()
 	if err := fsx.Guard(path, w.fill); err != nil {

@@ -111,14 +111,14 @@ func parseManifest(path string, b []byte) (*Manifest, error) {
 	var m Manifest
 	dec := json.NewDecoder(bytes.NewReader(b))
 	if err := dec.Decode(&m); err != nil {
-		return nil, &Error{Path: path, Place: fmt.Sprintf("byte %d", dec.InputOffset()), What: "not a manifest: " + err.Error(), Hint: rewriteHint, Err: err}
+		return nil, damaged(path, fmt.Sprintf("byte %d", dec.InputOffset()), "not a manifest: %v", err)
 	}
 	if m.Version != manifestVersion {
-		return nil, &Error{Path: path, What: fmt.Sprintf("version %d; this program reads version %d", m.Version, manifestVersion), Hint: rewriteHint}
+		return nil, damaged(path, "", "version %d; this program reads version %d", m.Version, manifestVersion)
 	}
 	for name, s := range m.Splits {
 		if s == nil {
-			return nil, &Error{Path: path, What: fmt.Sprintf("split %q is null", name), Hint: rewriteHint}
+			return nil, damaged(path, "", "split %q is null", name)
 		}
 	}
 	return &m, nil

@@ -28,7 +28,7 @@ func (s *source) parquet(ctx context.Context, name string, r io.ReaderAt, size i
 			if yielding {
 				panic(p)
 			}
-			err = &Error{Path: name, Place: place(), What: fmt.Sprint(p), Hint: damaged}
+			err = &Error{Path: name, Place: place(), What: fmt.Sprint(p), Hint: damaged, Err: ErrDamaged}
 		}
 	}()
 	f, err := parquet.OpenFile(r, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))

@@ -210,7 +210,7 @@ func OpenShard(path string) (*Shard, error) {
 // keeps b. path names it in errors, which are of type *Error.
 func ParseShard(path string, b []byte) (*Shard, error) {
 	bad := func(off int, format string, args ...any) (*Shard, error) {
-		return nil, &Error{Path: path, Place: fmt.Sprintf("byte %d", off), What: fmt.Sprintf(format, args...), Hint: rewriteHint}
+		return nil, damaged(path, fmt.Sprintf("byte %d", off), format, args...)
 	}
 	if len(b) < headerSize {
 		return bad(len(b), "the file ends; a shard has at least %d bytes", headerSize)
@@ -284,11 +284,11 @@ func (s *Shard) Verify() error {
 		h.Write(s.content[:hashAt])
 		h.Write(s.content[headerSize:])
 		if got := h.Sum(nil); !bytes.Equal(got, s.sum[:]) {
-			return &Error{Path: s.path, What: fmt.Sprintf("the contents have SHA-256 %x, the header says %x", got, s.sum), Hint: rewriteHint}
+			return damaged(s.path, "", "the contents have SHA-256 %x, the header says %x", got, s.sum)
 		}
 		for i := range s.count {
 			if id := s.token(i); int(id) >= len(s.vocab.Bytes) {
-				return &Error{Path: s.path, Place: fmt.Sprintf("token %d", i), What: fmt.Sprintf("id %d of a vocabulary of %d", id, len(s.vocab.Bytes)), Hint: rewriteHint}
+				return damaged(s.path, fmt.Sprintf("token %d", i), "id %d of a vocabulary of %d", id, len(s.vocab.Bytes))
 			}
 		}
 		return nil

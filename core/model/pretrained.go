@@ -62,6 +62,9 @@ func OpenPretrained(path string) (*Pretrained, error) {
 	return p, nil
 }
 
+// ErrTernaryOnly is a file of nanochat as weights to start from.
+var ErrTernaryOnly = errors.New("a file of nanochat has ternary weights only; its float weights are in the checkpoints of its training")
+
 // Close closes the files.
 func (p *Pretrained) Close() error {
 	var errs []error
@@ -217,11 +220,10 @@ func (p *Pretrained) openGGUF(path string) error {
 		return err
 	}
 	if name != archLlama {
-		hint := ""
 		if name == arch {
-			hint = "; the float weights of a nanochat model are in its training's checkpoints"
+			return fmt.Errorf("model: weights to start from: %s: %w", path, ErrTernaryOnly)
 		}
-		return f.Errorf(nil, "architecture is %q, expected %q%s", name, archLlama, hint)
+		return f.Errorf(nil, "architecture is %q, expected %q", name, archLlama)
 	}
 	l := &loader{f: f, m: &Model{}, headerOnly: true}
 	if err := l.structure(); err != nil {

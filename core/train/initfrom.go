@@ -1,6 +1,7 @@
 package train
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/architehc/nanochat/core/config"
@@ -10,6 +11,10 @@ import (
 // fillFrom replaces first weights by those of a model file.
 func (r *run) fillFrom(path string) error {
 	p, err := model.OpenPretrained(path)
+	if errors.Is(err, model.ErrTernaryOnly) {
+		return &config.Error{Source: r.cfg.Source("train.init_from"), Key: "train.init_from", What: path + ": " + model.ErrTernaryOnly.Error(),
+			Hint: "go on with that training (--resume CHECKPOINT), or start from a llama model in GGUF or safetensors"}
+	}
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ func TestInitFrom(t *testing.T) {
 		t.Errorf("code %d: %s", r.code, r.stderr)
 	}
 	r = run(t, "", "train", config, "--out", "from3", "--set", "train.init_from=from-seed.gguf")
-	if r.code == 0 || !strings.Contains(r.stderr, "the float weights of a nanochat model are in its training's checkpoints") {
+	if r.code != 2 || !strings.Contains(r.stderr, "its float weights are in the checkpoints of its training") || !strings.Contains(r.stderr, "hint: go on with that training") {
 		t.Errorf("code %d: %s", r.code, r.stderr)
 	}
 	r = ok(t, "", "train", config, "--out", "from", "--set", "train.init_from=from-llama.gguf")

@@ -283,3 +283,31 @@ func TestTrainMemory(t *testing.T) {
 		t.Errorf("%d MiB at most, --dry-run says %d MiB", most>>20, want>>20)
 	}
 }
+
+// TestDamagedShard: a shard with another byte than it was written with is damage, with
+// its exit code, and nothing is trained.
+func TestDamagedShard(t *testing.T) {
+	config := training(t, "damagedshard", "4")
+	if err := os.CopyFS(filepath.Join(dir, "broken"), os.DirFS(filepath.Join(dir, "shards"))); err != nil {
+		t.Fatal(err)
+	}
+	names, err := filepath.Glob(filepath.Join(dir, "broken", "train-*"))
+	if err != nil || len(names) == 0 {
+		t.Fatal("no shard", err)
+	}
+	b, err := os.ReadFile(names[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)-1] ^= 1
+	if err := os.WriteFile(names[0], b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := run(t, "", "train", config, "--out", "fromdamage", "--set", "data.path=broken")
+	if r.code != 4 || !strings.Contains(r.stderr, "SHA-256") || !strings.Contains(r.stderr, "hint: delete the directory and run nanochat data prepare again") {
+		t.Errorf("exit %d: %s", r.code, r.stderr)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "fromdamage")); err == nil {
+		t.Error("the directory of the run was made")
+	}
+}

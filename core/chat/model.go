@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/core/gguf"
@@ -34,6 +35,10 @@ type Model struct {
 	tok    *tokenizer.Tokenizer
 	team   *team.Team
 	engine *infer.Engine
+	info   fileInfo
+
+	closing sync.Mutex
+	closed  bool
 }
 
 // Open maps the file, loads the model and starts its engine. ctx is
@@ -62,6 +67,7 @@ func (m *Model) start(ctx context.Context, o Options) (err error) {
 	if n, most := m.tok.Vocab(), m.model.Config().Vocab; n > most {
 		return m.file.Errorf(nil, "the vocabulary has %d tokens, the model %d", n, most)
 	}
+	m.info = describe(m.file, m.model.Config(), m.tok)
 	m.team = team.New(o.Engine.Threads, team.Options{Pin: o.Engine.Pin})
 	if o.Choose != nil {
 		set, err := o.Choose(ctx, m.model.Config(), m.team)
@@ -89,18 +95,19 @@ func (m *Model) Threads() int { return m.team.Size() }
 
 // Close ends all streams and unmaps the file. It may be called twice.
 func (m *Model) Close() error {
+	m.closing.Lock()
+	defer m.closing.Unlock()
+	if m.closed {
+		return nil
+	}
+	m.closed = true
 	if m.engine != nil {
 		m.engine.Close()
 	}
 	if m.team != nil {
 		m.team.Close()
 	}
-	f := m.file
-	m.engine, m.team, m.file = nil, nil, nil
-	if f == nil {
-		return nil
-	}
-	if err := f.Close(); err != nil {
+	if err := m.file.Close(); err != nil {
 		return fmt.Errorf("chat: close: %w", err)
 	}
 	return nil

@@ -22,9 +22,12 @@ type Request struct {
 	// Prompt is the text. It is never cut: one that does not fit is a
 	// *infer.ContextError with both counts.
 	Prompt string
+	// IDs are the prompt as tokens, in place of Prompt.
+	IDs []int32
 	// ParseSpecial turns the texts of control tokens in the prompt into those tokens.
 	ParseSpecial bool
-	// MaxTokens is the most tokens to generate; 0 means as many as the context holds.
+	// MaxTokens is the most tokens to generate; 0 means as many as the context holds and
+	// -1 none.
 	MaxTokens int
 	// Stop are texts that end the answer without being part of it.
 	Stop []string
@@ -32,6 +35,8 @@ type Request struct {
 	IgnoreEnd bool
 	// Sample chooses the tokens. The zero value is greedy.
 	Sample sample.Options
+	// Echo, Logits and Embed are as in infer.Request. Stop does not look at what is echoed.
+	Echo, Logits, Embed bool
 }
 
 // Piece is one token and the text that it completed.
@@ -40,18 +45,23 @@ type Piece struct {
 	ID int32
 	// Text is whole characters; it may be empty.
 	Text string
-	// Logprob and Top are as in infer.Token.
+	// Echo says that the token is of the prompt; Logprob, Top and Logits are as in
+	// infer.Token.
+	Echo    bool
 	Logprob float32
 	Top     []sample.Candidate
+	Logits  []float32
 }
 
 // Stream gives the pieces of an answer. One goroutine reads it; Close may be
 // called from any.
 type Stream struct {
 	s      *infer.Stream
+	tok    *tokenizer.Tokenizer
 	dec    *tokenizer.StreamDecoder
 	cut    cutter
 	buf    []byte
+	echoed bool // the first text of the prompt was given out
 	reason infer.Reason
 	ended  bool
 }
@@ -59,6 +69,14 @@ type Stream struct {
 // Generate queues a request and returns its stream. Besides the errors of
 // infer.Engine.Generate it returns a *infer.RequestError for stop texts.
 func (m *Model) Generate(ctx context.Context, r Request) (*Stream, error) {
+	return m.generate(ctx, r, m.engine.Generate, func() []int32 { return m.Prompt(r.Prompt, r.ParseSpecial) })
+}
+
+// generate checks a request and gives it to start, with the ids of its prompt text.
+func (m *Model) generate(ctx context.Context, r Request, start func(context.Context, infer.Request) (*infer.Stream, error), prompt func() []int32) (*Stream, error) {
+	if r.IDs != nil && r.Prompt != "" {
+		return nil, &infer.RequestError{Field: "prompt", What: "is given as text and as ids, must be one of them"}
+	}
 	if len(r.Stop) > MaxStops {
 		return nil, &infer.RequestError{Field: "stop", What: fmt.Sprintf("has %d texts, at most %d are accepted", len(r.Stop), MaxStops)}
 	}
@@ -68,18 +86,20 @@ func (m *Model) Generate(ctx context.Context, r Request) (*Stream, error) {
 		}
 	}
 	req := infer.Request{
-		Prompt:    m.tok.Encode(nil, r.Prompt, tokenizer.EncodeOptions{AddBOS: m.tok.AddsBOS(), ParseSpecial: r.ParseSpecial}),
-		MaxTokens: r.MaxTokens,
-		Sample:    r.Sample,
+		Prompt: r.IDs, MaxTokens: r.MaxTokens, Sample: r.Sample,
+		Echo: r.Echo, Logits: r.Logits, Embed: r.Embed,
+	}
+	if r.IDs == nil {
+		req.Prompt = prompt()
 	}
 	if !r.IgnoreEnd {
 		req.Stop = m.tok.Stops()
 	}
-	s, err := m.engine.Generate(ctx, req)
+	s, err := start(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	return &Stream{s: s, dec: m.tok.NewStreamDecoder(tokenizer.DecodeOptions{SkipSpecial: true}), cut: cutter{stops: r.Stop}}, nil
+	return &Stream{s: s, tok: m.tok, dec: m.tok.NewStreamDecoder(tokenizer.DecodeOptions{SkipSpecial: true}), cut: cutter{stops: r.Stop}}, nil
 }
 
 // Next waits for the next piece. It returns io.EOF after the last one of an
@@ -108,12 +128,24 @@ func (s *Stream) Next(ctx context.Context) (Piece, error) {
 		return Piece{}, err
 	}
 	s.buf = s.dec.Next(s.buf[:0], t.ID)
+	p := Piece{ID: t.ID, Echo: t.Echo, Logprob: t.Logprob, Top: t.Top, Logits: t.Logits}
+	if t.Echo {
+		if !s.echoed && len(s.buf) > 0 { // as Decode: without the space that some tokenizers put first
+			s.echoed = true
+			if one := s.tok.Decode(nil, []int32{t.ID}, tokenizer.DecodeOptions{SkipSpecial: true}); len(one) == len(s.buf)-1 && s.buf[0] == ' ' {
+				s.buf = s.buf[1:]
+			}
+		}
+		p.Text = string(s.buf)
+		return p, nil
+	}
 	text, found := s.cut.add(string(s.buf))
 	if found {
 		s.ended, s.reason = true, infer.ReasonStop
 		s.s.Close()
 	}
-	return Piece{ID: t.ID, Text: text, Logprob: t.Logprob, Top: t.Top}, nil
+	p.Text = text
+	return p, nil
 }
 
 // Result says how the stream went so far. A stop text gives the reason

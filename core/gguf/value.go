@@ -3,6 +3,7 @@ package gguf
 import (
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"math"
 )
 
@@ -82,6 +83,19 @@ func ValueOf(v any) (Value, error) {
 		return Value{}, fmt.Errorf("gguf: metadata cannot hold a %T", v)
 	}
 	return Value{v}, nil
+}
+
+// Collect makes metadata of keys with Go values, such as those of tokenizer.Pairs.
+func Collect(pairs iter.Seq2[string, any]) ([]KV, error) {
+	var kvs []KV
+	for key, value := range pairs {
+		v, err := ValueOf(value)
+		if err != nil {
+			return nil, fmt.Errorf("%w (key %q)", err, key)
+		}
+		kvs = append(kvs, KV{key, v})
+	}
+	return kvs, nil
 }
 
 // Any is the Go value: uint8, …, string, []uint8, …, []string or []Value.

@@ -16,6 +16,10 @@ type backend interface {
 	// in the order of the tokens they were asked for. They stand until the next forward.
 	forward(b *batch) error
 	row(i int) []float32
+	// dim is the length of a hidden state; hidden is that of token i of span s, which
+	// has asked for them. It stands until the next forward.
+	dim() int
+	hidden(s, i int) []float32
 	// close frees everything.
 	close()
 }
@@ -33,6 +37,8 @@ type span struct {
 	pages []int32
 	// pos positions are in the cache already; n tokens follow.
 	pos, n int
-	// rows is how many of the last tokens want logits: 0, 1 or n.
-	rows int
+	// rows is how many of the last tokens want logits: 0, 1 or n. hidden says that
+	// all want their hidden states.
+	rows   int
+	hidden bool
 }

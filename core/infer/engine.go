@@ -18,12 +18,27 @@ type Request struct {
 	// Prompt is the whole context, not only what is new in it. It is copied.
 	Prompt []int32
 	// MaxTokens is the most tokens to generate. 0, and any number the context
-	// has no room for, means as many as the context holds.
+	// has no room for, means as many as the context holds. -1 means none: the prompt is
+	// only read, for Echo or Embed or to have it cached, and may fill the context.
 	MaxTokens int
 	// Stop are ids that end the answer without being part of it.
 	Stop []int32
 	// Sample chooses the tokens. The zero value is greedy.
 	Sample sample.Options
+	// Echo begins the stream with the prompt's own tokens. All but the first carry
+	// what Sample and Logits ask for: where they do, the prompt is computed anew even
+	// if it is cached.
+	Echo bool
+	// Logits gives every token the row of logits that it was chosen from or, for a
+	// token of the prompt, that predicted it.
+	Logits bool
+	// Embed asks for Result.Embedding. The prompt is computed anew even if it is cached.
+	Embed bool
+}
+
+// scores says whether the echoed tokens need rows of logits.
+func (r *Request) scores() bool {
+	return r.Echo && (r.Logits || r.Sample.Logprobs || r.Sample.TopLogprobs > 0)
 }
 
 // Stats counts what an engine has done since it was made.
@@ -79,7 +94,11 @@ type Engine struct {
 	batch   batch
 	pace    pace
 	prefill int // prompt tokens in it
+	rows    int // the most rows of logits that a step computes for prompts
 }
+
+// rowBytes bounds the logits of prompts in a step, and those that wait in a stream.
+const rowBytes = 4 << 20
 
 // start runs the scheduler over b.
 func start(o Options, b backend, set *kernels.Set) (*Engine, error) {
@@ -98,6 +117,7 @@ func start(o Options, b backend, set *kernels.Set) (*Engine, error) {
 		cache: newPageCache(b, o.NoPrefixCache),
 		pace:  pace{stall: o.Stall},
 	}
+	e.rows = e.longRing()
 	e.batch.tokens = make([]int32, 0, o.MaxTokensPerStep)
 	e.batch.spans = make([]span, 0, o.MaxBatch)
 	go e.loop()
@@ -143,8 +163,8 @@ func (e *Engine) check(r Request) error {
 	if len(r.Prompt) == 0 {
 		return &RequestError{"prompt", "is empty, must have at least one token"}
 	}
-	if r.MaxTokens < 0 {
-		return &RequestError{"max_tokens", fmt.Sprintf("is %d, must be 0 (as many as fit) or more", r.MaxTokens)}
+	if r.MaxTokens < -1 {
+		return &RequestError{"max_tokens", fmt.Sprintf("is %d, must be -1 (none), 0 (as many as fit) or more", r.MaxTokens)}
 	}
 	for i, id := range r.Prompt {
 		if id < 0 || int(id) >= e.vocab {
@@ -159,8 +179,8 @@ func (e *Engine) check(r Request) error {
 	if err := r.Sample.Validate(e.vocab); err != nil {
 		return err
 	}
-	if len(r.Prompt) >= e.context {
-		return &ContextError{Prompt: len(r.Prompt), Context: e.context, Model: e.b.context()}
+	if len(r.Prompt) > e.context || len(r.Prompt) == e.context && r.MaxTokens >= 0 {
+		return &ContextError{Prompt: len(r.Prompt), Context: e.context, Model: e.b.context(), PromptOnly: r.MaxTokens < 0}
 	}
 	return nil
 }
@@ -173,12 +193,18 @@ func (e *Engine) generate(ctx context.Context, sess *Session, r Request) (*Strea
 		return nil, &CancelError{context.Cause(ctx)}
 	}
 	end := e.context
-	if room := end - len(r.Prompt); r.MaxTokens > 0 && r.MaxTokens < room {
-		end = len(r.Prompt) + r.MaxTokens
+	if room := end - len(r.Prompt); r.MaxTokens != 0 && r.MaxTokens < room {
+		end = len(r.Prompt) + max(r.MaxTokens, 0)
 	}
-	s := newStream(e, min(r.Sample.TopLogprobs, e.vocab))
-	s.result.PromptTokens = len(r.Prompt)
-	q := &run{s: s, sess: sess, prompt: len(r.Prompt), end: end, stop: slices.Clone(r.Stop), options: r.Sample, begun: e.now()}
+	s := e.newStream(&r, end)
+	q := &run{s: s, sess: sess, prompt: len(r.Prompt), end: end, stop: slices.Clone(r.Stop), options: r.Sample, begun: e.now(),
+		echoed: len(r.Prompt), summed: len(r.Prompt), only: r.MaxTokens < 0}
+	if r.scores() {
+		q.echoed = 1
+	}
+	if r.Embed {
+		q.sum, q.summed = make([]float32, e.b.dim()), 0
+	}
 	q.ids = append(make([]int32, 0, end), r.Prompt...)
 	s.ids = q.ids
 

@@ -21,11 +21,17 @@ type ContextError struct {
 	Context int
 	// Model is the context of the model; it is more than Context if memory limits it.
 	Model int
+	// PromptOnly says that no answer was asked for, and no position has to be left.
+	PromptOnly bool
 }
 
 func (e *ContextError) Error() string {
-	s := fmt.Sprintf("infer: prompt has %d tokens, the context holds %d and one must be left for the answer: shorten the prompt by at least %d",
-		e.Prompt, e.Context, e.Prompt-e.Context+1)
+	left, over := " and one must be left for the answer", e.Prompt-e.Context+1
+	if e.PromptOnly {
+		left, over = "", over-1
+	}
+	s := fmt.Sprintf("infer: prompt has %d tokens, the context holds %d%s: shorten the prompt by at least %d",
+		e.Prompt, e.Context, left, over)
 	if e.Model > e.Context {
 		s += fmt.Sprintf(", or give the cache more memory (the model allows %d)", e.Model)
 	}

@@ -27,6 +27,7 @@ type fake struct {
 	inUse    []bool
 	freeList []int32
 	rows     [][]float32
+	states   [][][]float32 // [span][token]
 	closed   bool
 
 	entered atomic.Int64 // steps begun
@@ -56,6 +57,7 @@ func newFake(vocab, context, pages int) *fake {
 
 func (f *fake) vocab() int   { return f.voc }
 func (f *fake) context() int { return f.ctx }
+func (f *fake) dim() int     { return 3 }
 func (f *fake) pages() int   { return len(f.inUse) }
 func (f *fake) close()       { f.closed = true }
 
@@ -116,7 +118,9 @@ func (f *fake) forward(b *batch) error {
 	}
 	var sh shape
 	at, row := 0, 0
+	f.states = f.states[:0]
 	for _, s := range b.spans {
+		var states [][]float32
 		if s.n < 1 || s.pos+s.n > f.ctx || s.pos+s.n > len(s.pages)*pageLen {
 			return fmt.Errorf("fake: span %+v", s)
 		}
@@ -136,6 +140,9 @@ func (f *fake) forward(b *batch) error {
 			if pos == 0 {
 				first = h
 			}
+			if s.hidden {
+				states = append(states, f.state(h))
+			}
 			if i >= s.n-s.rows {
 				if row == len(f.rows) {
 					f.rows = append(f.rows, make([]float32, f.voc))
@@ -153,6 +160,7 @@ func (f *fake) forward(b *batch) error {
 			sh.prefill += s.n
 		}
 		at += s.n
+		f.states = append(f.states, states)
 	}
 	if at != len(b.tokens) {
 		return errors.New("fake: tokens left over")
@@ -166,7 +174,17 @@ func (f *fake) forward(b *batch) error {
 	return nil
 }
 
-func (f *fake) row(i int) []float32 { return f.rows[i] }
+func (f *fake) row(i int) []float32       { return f.rows[i] }
+func (f *fake) hidden(s, i int) []float32 { return f.states[s][i] }
+
+// state is the hidden state of a sequence with hash h.
+func (f *fake) state(h uint64) []float32 {
+	x := make([]float32, f.dim())
+	for i := range x {
+		x[i] = float32(step(h, int32(i))>>40) / (1 << 20)
+	}
+	return x
+}
 
 func nan() float64 { var z float64; return z / z }
 
@@ -186,9 +204,10 @@ func (f *fake) shapes() []shape {
 
 // answer is what a stream gave.
 type answer struct {
-	tokens []Token
-	reason Reason
-	stopID int32
+	tokens    []Token
+	reason    Reason
+	stopID    int32
+	embedding []float32
 }
 
 // plain generates without an engine: one token at a time, nothing reused.
@@ -197,15 +216,44 @@ func plain(t require.TestingT, f *fake, context int, r Request) answer {
 	require.NoError(t, err)
 	ws := sample.NewWorkspace(f.voc, kernels.Best())
 	s.Reset(r.Prompt)
-	var h uint64
-	for _, id := range r.Prompt {
-		h = step(h, id)
-	}
 	a := answer{stopID: -1}
+	give := func(tok Token, row []float32) {
+		if row != nil {
+			tok.Top = append([]sample.Candidate(nil), s.Top()...)
+		}
+		if r.Logits {
+			tok.Logits = slices.Clone(row)
+		}
+		a.tokens = append(a.tokens, tok)
+	}
 	row := make([]float32, f.voc)
+	var h uint64
+	for i, id := range r.Prompt {
+		if r.Echo && (i == 0 || !r.scores()) {
+			give(Token{ID: id, Echo: true}, nil)
+		} else if r.Echo {
+			f.fill(row, h, r.Prompt[i-1])
+			lp, err := s.Score(ws, row, i, id)
+			require.NoError(t, err)
+			give(Token{ID: id, Echo: true, Logprob: lp}, row)
+		}
+		h = step(h, id)
+		if r.Embed {
+			if i == 0 {
+				a.embedding = make([]float32, f.dim())
+			}
+			for j, x := range f.state(h) {
+				a.embedding[j] += x
+			}
+		}
+	}
+	for j := range a.embedding {
+		a.embedding[j] /= float32(len(r.Prompt))
+	}
 	last := r.Prompt[len(r.Prompt)-1]
+	generated := 0
 	for n := len(r.Prompt); ; n++ {
-		if len(a.tokens) == r.MaxTokens && r.MaxTokens > 0 || n == context {
+		if r.MaxTokens < 0 || generated == r.MaxTokens && r.MaxTokens > 0 || n == context {
 			a.reason = ReasonLength
 			return a
 		}
@@ -217,7 +265,8 @@ func plain(t require.TestingT, f *fake, context int, r Request) answer {
 			return a
 		}
 		s.Accept(id)
-		a.tokens = append(a.tokens, Token{id, lp, append([]sample.Candidate(nil), s.Top()...)})
+		generated++
+		give(Token{ID: id, Logprob: lp}, row)
 		h, last = step(h, id), id
 	}
 }
@@ -232,10 +281,11 @@ func read(t require.TestingT, s *Stream, limit int) answer {
 			break
 		}
 		tok.Top = append([]sample.Candidate(nil), tok.Top...)
+		tok.Logits = slices.Clone(tok.Logits)
 		a.tokens = append(a.tokens, tok)
 	}
 	r := s.Result()
-	a.reason, a.stopID = r.Reason, r.StopID
+	a.reason, a.stopID, a.embedding = r.Reason, r.StopID, r.Embedding
 	return a
 }
 

@@ -166,7 +166,7 @@ func TestErrorsBeforeAnyWork(t *testing.T) {
 		{Request{}, "infer: prompt is empty, must have at least one token"},
 		{Request{Prompt: []int32{5, 97}}, "infer: prompt has id 97 at index 1, ids are 0 to 96: is it from another tokenizer?"},
 		{Request{Prompt: []int32{-1}}, "infer: prompt has id -1 at index 0, ids are 0 to 96: is it from another tokenizer?"},
-		{Request{Prompt: ok, MaxTokens: -4}, "infer: max_tokens is -4, must be 0 (as many as fit) or more"},
+		{Request{Prompt: ok, MaxTokens: -4}, "infer: max_tokens is -4, must be -1 (none), 0 (as many as fit) or more"},
 		{Request{Prompt: ok, Stop: []int32{1000}}, "infer: stop has id 1000, ids are 0 to 96"},
 		{Request{Prompt: ok, Sample: sample.Options{TopP: 2}}, "sample: top_p is 2, must be 0 (off) to 1"},
 		{Request{Prompt: prompt(400, 0)}, "infer: prompt has 400 tokens, the context holds 400 and one must be left for the answer: shorten the prompt by at least 1, or give the cache more memory (the model allows 500)"},

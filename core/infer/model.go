@@ -75,7 +75,7 @@ func (b *modelBackend) forward(w *batch) error {
 	b.step.Seqs = b.step.Seqs[:0]
 	for i, s := range w.spans {
 		b.seqs[i] = model.Seq{Pages: s.pages, Len: s.pos}
-		q := model.SeqStep{Seq: &b.seqs[i], N: s.n}
+		q := model.SeqStep{Seq: &b.seqs[i], N: s.n, Hidden: s.hidden}
 		switch s.rows {
 		case 0:
 		case 1:
@@ -88,7 +88,9 @@ func (b *modelBackend) forward(w *batch) error {
 	return b.m.Forward(b.work, b.pool, &b.step)
 }
 
-func (b *modelBackend) row(i int) []float32 { return b.work.Logits(i) }
+func (b *modelBackend) row(i int) []float32       { return b.work.Logits(i) }
+func (b *modelBackend) dim() int                  { return b.m.Config().Dim }
+func (b *modelBackend) hidden(s, i int) []float32 { return b.work.Hidden(s, i) }
 
 func (b *modelBackend) close() {
 	if b.owned {

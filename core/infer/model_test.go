@@ -47,7 +47,7 @@ func bare(t require.TestingT, m *model.Model, kv kernels.KVType, r Request) answ
 		id, lp, err := s.Sample(ws, w.Logits(0), seq.Len)
 		require.NoError(t, err)
 		s.Accept(id)
-		a.tokens = append(a.tokens, Token{id, lp, append([]sample.Candidate(nil), s.Top()...)})
+		a.tokens = append(a.tokens, Token{ID: id, Logprob: lp, Top: append([]sample.Candidate(nil), s.Top()...)})
 		next = append(next[:0], id)
 	}
 	return a

@@ -21,6 +21,12 @@ type run struct {
 	ids    []int32
 	prompt int
 	end    int
+	only   bool // nothing is generated
+	// echoed of the prompt's tokens need no rows of logits any more; summed of its
+	// positions are in sum, which is nil if no embedding was asked for. Both stay when
+	// the pages are lost.
+	echoed, summed int
+	sum            []float32
 	// computed of the ids have keys and values in pages. linked of the pages are
 	// full and in the tree.
 	computed int
@@ -33,8 +39,10 @@ type run struct {
 	draft   []int32
 
 	// take of the ids are computed in this step, followed by the draft; row is
-	// the first of their logits.
+	// the first of their logits. last says that the step computes the last of ids, after
+	// which the next can be chosen.
 	take, row int
+	last      bool
 	// reason is set when the step ended the request.
 	reason Reason
 	stopID int32
@@ -45,6 +53,20 @@ type run struct {
 
 // pending is how many ids have to be computed before the next is known.
 func (r *run) pending() int { return len(r.ids) - r.computed }
+
+// asked is the first position that has to be computed even if it is cached: the last
+// one, whose logits choose the next token, or the first whose logits or hidden state
+// were asked for and are not given yet.
+func (r *run) asked() int {
+	at := len(r.ids) - 1
+	if r.echoed < r.prompt {
+		at = min(at, r.echoed-1)
+	}
+	if r.summed < r.prompt {
+		at = min(at, r.summed)
+	}
+	return at
+}
 
 // loop is the scheduler. The lock is held except while a step is computed.
 func (e *Engine) loop() {
@@ -147,9 +169,9 @@ func (e *Engine) fits(r *run) bool {
 	}
 	need := pagesFor(len(r.ids) + 1)
 	if r.sess != nil && len(r.sess.pages) > 0 {
-		need -= min(len(r.sess.pages), common(r.sess.ids, r.ids)/pageLen)
+		need -= min(len(r.sess.pages), common(r.sess.ids, r.ids[:r.asked()])/pageLen)
 	} else {
-		n, unused := e.cache.matched(r.ids[:len(r.ids)-1])
+		n, unused := e.cache.matched(r.ids[:r.asked()])
 		need -= n - unused
 	}
 	return need <= free
@@ -157,7 +179,7 @@ func (e *Engine) fits(r *run) bool {
 
 // begin gives r the pages that hold the beginning of its ids and makes it run.
 func (e *Engine) begin(r *run) {
-	reuse := r.ids[:len(r.ids)-1] // the last one is computed again for its logits
+	reuse := r.ids[:r.asked()]
 	r.pages = make([]int32, 0, pagesFor(r.end+1))
 	if r.sess != nil {
 		e.adopt(r, reuse)
@@ -275,6 +297,7 @@ func (e *Engine) plan() bool {
 		budget = min(budget, e.pace.quota())
 	}
 	e.prefill = 0
+	rows := e.rows
 	oldest := true
 	for _, r := range e.scratch {
 		if !r.active || r.pending() == 1 || budget == 0 {
@@ -286,7 +309,11 @@ func (e *Engine) plan() bool {
 		}
 		oldest = false
 		reading--
-		if n := min(r.pending(), (budget+parts-1)/parts); e.grow(r, n) {
+		n := min(r.pending(), (budget+parts-1)/parts)
+		if r.echoed < r.prompt {
+			n = e.scored(r, n, &rows)
+		}
+		if n > 0 && e.grow(r, n) {
 			r.take = n
 			budget -= n
 			e.prefill += n
@@ -294,6 +321,22 @@ func (e *Engine) plan() bool {
 	}
 	e.assemble()
 	return len(e.planned) > 0
+}
+
+// scored is how many of n tokens of r a step may compute, whose logits are wanted: as
+// many as the stream has room for, and no more than rows together.
+func (e *Engine) scored(r *run, n int, rows *int) int {
+	if again := r.echoed - 1 - r.computed; again > 0 { // its pages were lost
+		return min(n, again)
+	}
+	want := min(r.prompt-r.echoed, (len(r.s.ring)+1)/2)
+	free := r.s.room(want)
+	if free < want {
+		return 0
+	}
+	n = min(n, free, *rows)
+	*rows -= n
+	return n
 }
 
 // guess drafts tokens for the runs that decode, at most limit together.
@@ -357,8 +400,12 @@ func (e *Engine) assemble() {
 		if r.take == 0 {
 			continue
 		}
-		s := span{pages: r.pages, pos: r.computed, n: r.take + len(r.draft)}
-		if r.take == r.pending() {
+		s := span{pages: r.pages, pos: r.computed, n: r.take + len(r.draft), hidden: r.summed < r.prompt}
+		r.last = r.take == r.pending() && !r.only
+		switch {
+		case r.echoed < r.prompt && r.computed+r.take >= r.echoed:
+			s.rows = s.n
+		case r.last:
 			s.rows = 1 + len(r.draft)
 		}
 		r.row = row
@@ -381,17 +428,57 @@ func (e *Engine) compute() (err error) {
 		return err
 	}
 	for i, r := range e.planned {
-		if rows := e.batch.spans[i].rows; rows > 0 {
-			e.choose(r)
+		if r.echoed < r.prompt {
+			e.score(r)
+		}
+		if r.summed < r.prompt {
+			e.embed(r, i)
+		}
+		if r.last && r.reason == ReasonNone {
+			e.choose(r, r.row+e.batch.spans[i].rows-1-len(r.draft))
 		}
 	}
 	return nil
 }
 
-// choose samples the next token of r, and as many more as its draft foresaw.
-func (e *Engine) choose(r *run) {
+// score hands out the tokens of the prompt that the step has predicted.
+func (e *Engine) score(r *run) {
+	for ; r.echoed < r.prompt && r.echoed <= r.computed+r.take; r.echoed++ {
+		id := r.ids[r.echoed]
+		row := e.b.row(r.row + r.echoed - 1 - r.computed)
+		logprob, err := r.sampler.Score(e.ws, row, r.echoed, id)
+		if err != nil {
+			r.reason, r.err = ReasonError, err
+			return
+		}
+		r.s.push(Token{ID: id, Echo: true, Logprob: logprob, Top: r.sampler.Top()}, row)
+	}
+}
+
+// embed adds the hidden states of the step, of which span is r's, to the sum: one token
+// after the other, so that it does not matter how the prompt was cut.
+func (e *Engine) embed(r *run, span int) {
+	for ; r.summed < r.prompt && r.summed < r.computed+r.take; r.summed++ {
+		for j, x := range e.b.hidden(span, r.summed-r.computed) {
+			r.sum[j] += x
+		}
+	}
+	if r.summed < r.prompt {
+		return
+	}
+	for j := range r.sum {
+		r.sum[j] /= float32(r.prompt)
+	}
+	r.s.mu.Lock()
+	r.s.result.Embedding = r.sum
+	r.s.mu.Unlock()
+}
+
+// choose samples the next token of r from row at, and as many more as its draft foresaw.
+func (e *Engine) choose(r *run, at int) {
 	for i := 0; ; i++ {
-		id, logprob, err := r.sampler.Sample(e.ws, e.b.row(r.row+i), len(r.ids))
+		row := e.b.row(at + i)
+		id, logprob, err := r.sampler.Sample(e.ws, row, len(r.ids))
 		if err != nil {
 			r.reason, r.err = ReasonError, err
 			return
@@ -402,7 +489,7 @@ func (e *Engine) choose(r *run) {
 		}
 		r.ids = append(r.ids, id)
 		r.sampler.Accept(id)
-		r.s.push(id, logprob, r.sampler.Top())
+		r.s.push(Token{ID: id, Logprob: logprob, Top: r.sampler.Top()}, row)
 		if len(r.ids) >= r.end {
 			r.reason = ReasonLength
 			return
@@ -425,9 +512,15 @@ func (e *Engine) settle(err error, took time.Duration) {
 		}
 		e.stats.Computed += int64(e.batch.spans[i].n)
 		before := r.computed + r.take
-		if e.batch.spans[i].rows == 0 {
+		if !r.last {
 			r.computed = before
 			e.link(r)
+			if r.only && r.reason == ReasonNone && r.computed == len(r.ids) {
+				r.reason, r.first = ReasonLength, now
+			}
+			if r.reason != ReasonNone {
+				e.finish(r, r.reason)
+			}
 			continue
 		}
 		if r.first.IsZero() {

@@ -11,15 +11,21 @@ import (
 	"github.com/architehc/nanochat/core/sample"
 )
 
-// Token is one generated token.
+// Token is one generated token, or one of the prompt where Request.Echo was set.
 type Token struct {
 	ID int32
+	// Echo says that it is of the prompt.
+	Echo bool
 	// Logprob is the natural logarithm of its probability under the model; 0
 	// unless sample.Options.Logprobs or TopLogprobs was set.
 	Logprob float32
 	// Top is the sample.Options.TopLogprobs most likely tokens at this place. It
 	// stands until the next Next; copy it to keep it.
 	Top []sample.Candidate
+	// Logits is the row that Request.Logits asks for, [vocab], as the model gave it,
+	// before penalties and biases. The first token of the prompt has none. It stands
+	// until the next Next.
+	Logits []float32
 }
 
 // Reason is why a stream ended.
@@ -31,7 +37,8 @@ const (
 	ReasonNone Reason = ""
 	// ReasonStop: the model chose a stop id.
 	ReasonStop Reason = "stop"
-	// ReasonLength: MaxTokens were generated or the context is full.
+	// ReasonLength: MaxTokens were generated, none if there were to be none, or the
+	// context is full.
 	ReasonLength Reason = "length"
 	// ReasonCancelled: the context was done, or something was closed.
 	ReasonCancelled Reason = "cancelled"
@@ -50,8 +57,12 @@ type Result struct {
 	PromptTokens, CachedTokens, Generated int
 	// Drafted tokens were guessed ahead, Accepted of them were right.
 	Drafted, Accepted int
+	// Embedding is what Request.Embed asks for, [dim], once the prompt is computed: the
+	// mean over the prompt's tokens of the hidden state in front of the head (after the
+	// last norm), summed in float32 from the first token to the last.
+	Embedding []float32
 	// Queued is the time until the first step, Prefill from there to the first
-	// token, Decode from there to the end.
+	// generated token, or to the end if there is none, Decode from there to the end.
 	Queued, Prefill, Decode time.Duration
 }
 
@@ -70,8 +81,10 @@ type Stream struct {
 	ready chan struct{}
 
 	mu     sync.Mutex
-	ring   [ringLen]Token
+	ring   []Token
 	ids    []int32 // the prompt and what was read; the run's memory
+	echo   int     // the first so many of the prompt's tokens are given out without the ring
+	echoed int     // of these
 	head   int
 	n      int  // tokens in the ring, with the one held
 	held   bool // the reader looks at ring[head]
@@ -80,14 +93,36 @@ type Stream struct {
 	err    error // with Reason: what Next returns after the last token
 }
 
-func newStream(e *Engine, top int) *Stream {
+// longRing is how many rows of logits may wait for the reader of one stream.
+func (e *Engine) longRing() int { return min(max(rowBytes/4/e.vocab, 4), ringLen) }
+
+// newStream makes the stream of a request whose sequence grows to end tokens.
+func (e *Engine) newStream(r *Request, end int) *Stream {
 	s := &Stream{e: e, done: make(chan struct{}), ready: make(chan struct{}, 1)}
 	s.result.StopID = -1
-	if top > 0 {
-		all := make([]sample.Candidate, ringLen*top)
+	s.result.PromptTokens = len(r.Prompt)
+	size := ringLen
+	if r.Logits {
+		size = min(e.longRing(), end)
+	}
+	s.ring = make([]Token, size)
+	if top := min(r.Sample.TopLogprobs, e.vocab); top > 0 {
+		all := make([]sample.Candidate, size*top)
 		for i := range s.ring {
 			s.ring[i].Top = all[i*top : (i+1)*top : (i+1)*top]
 		}
+	}
+	if r.Logits {
+		all := make([]float32, size*e.vocab)
+		for i := range s.ring {
+			s.ring[i].Logits = all[i*e.vocab : (i+1)*e.vocab : (i+1)*e.vocab]
+		}
+	}
+	switch {
+	case r.scores():
+		s.echo = 1 // nothing predicts the first; the others come with their rows
+	case r.Echo:
+		s.echo = len(r.Prompt)
 	}
 	return s
 }
@@ -121,16 +156,21 @@ func (s *Stream) take() (t Token, ok bool, err error) {
 	s.mu.Lock()
 	if s.held {
 		s.held = false
-		s.head = (s.head + 1) % ringLen
+		s.head = (s.head + 1) % len(s.ring)
 		s.n--
 	}
 	wake := s.paused
 	s.paused = false
 	switch {
+	case s.echoed < s.echo:
+		t, ok = Token{ID: s.ids[s.echoed], Echo: true}, true
+		s.echoed++
 	case s.n > 0:
 		s.held, ok = true, true
 		t = s.ring[s.head]
-		s.ids = s.ids[:len(s.ids)+1]
+		if !t.Echo {
+			s.ids = s.ids[:len(s.ids)+1]
+		}
 	case s.result.Reason != ReasonNone:
 		err = s.err
 	}
@@ -148,7 +188,7 @@ func (s *Stream) Close() {
 	<-s.done
 	s.mu.Lock()
 	s.result.Generated = len(s.ids) - s.result.PromptTokens
-	s.n, s.held = 0, false
+	s.n, s.held, s.echoed = 0, false, s.echo
 	s.mu.Unlock()
 }
 
@@ -175,19 +215,23 @@ func (s *Stream) cancel(cause error) {
 func (s *Stream) room(want int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	free := ringLen - s.n
-	s.paused = free < want
+	free := len(s.ring) - s.n
+	s.paused = s.paused || free < want // take makes it false
 	return free
 }
 
-// push hands a token to the reader. The caller knows that there is room.
-func (s *Stream) push(id int32, logprob float32, top []sample.Candidate) {
+// push hands a token, predicted by a row of logits, to the reader. The caller knows
+// that there is room.
+func (s *Stream) push(t Token, row []float32) {
 	s.mu.Lock()
-	t := &s.ring[(s.head+s.n)%ringLen]
-	t.ID, t.Logprob = id, logprob
-	copy(t.Top, top)
+	at := &s.ring[(s.head+s.n)%len(s.ring)]
+	at.ID, at.Echo, at.Logprob = t.ID, t.Echo, t.Logprob
+	copy(at.Top, t.Top)
+	copy(at.Logits, row)
 	s.n++
-	s.result.Generated++
+	if !t.Echo {
+		s.result.Generated++
+	}
 	s.mu.Unlock()
 	s.signal()
 }
@@ -239,6 +283,13 @@ func (c *Session) IDs() []int32 {
 	last.mu.Lock()
 	defer last.mu.Unlock()
 	return slices.Clone(last.ids)
+}
+
+// Busy says that the session has a stream that has not ended.
+func (c *Session) Busy() bool {
+	c.e.mu.Lock()
+	defer c.e.mu.Unlock()
+	return c.active
 }
 
 // Generate is Engine.Generate, reusing what the session has computed: the

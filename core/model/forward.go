@@ -327,9 +327,13 @@ func (c *worker) head() {
 		return
 	}
 	logits := c.w.logits
-	c.multiplyHead(logits, 0, c.n, lo, hi)
+	done := 0
+	for _, b := range c.w.blocks {
+		c.multiplyHead(logits[done*cfg.Vocab:], b.first, b.n, lo, hi)
+		done += b.n
+	}
 	if cfg.LogitSoftcap > 0 {
-		for i := range c.n {
+		for i := range done {
 			z := row(logits, i, cfg.Vocab)[lo:hi]
 			c.k.Softcap(z, float32(cfg.LogitSoftcap), z)
 		}

@@ -23,6 +23,9 @@ type SeqStep struct {
 	// positions Seq.Len to Seq.Len+N-1.
 	N      int
 	Logits Logits
+	// Hidden asks for what stands in front of the head for each of the N tokens: see
+	// Work.Hidden.
+	Hidden bool
 }
 
 // Step is what one Forward computes: the tokens of Seqs[0], then those of
@@ -46,10 +49,13 @@ func (e *ContextError) Error() string {
 type span struct {
 	first, n int // its tokens first ≤ t < first+n
 	pos      int // position of the first
-	want     int // logits are wanted of the last want tokens
+	want     int // the last want tokens go through the whole network
 	out      int // row of the first of these
 	pages    []int32
 }
+
+// block is n rows in front of the head from first on whose logits are wanted.
+type block struct{ first, n int }
 
 // Forward computes s: it appends the keys and values of every token to its
 // sequence, whose pages must be there (Pool.Grow) and not be shared where they
@@ -70,7 +76,7 @@ func (m *Model) Forward(w *Work, p *Pool, s *Step) error {
 	err := w.team.Run(w.body)
 	w.pool = nil
 	if err != nil {
-		w.want = 0
+		w.want, w.logitRows, w.seqs = 0, 0, w.seqs[:0]
 		return fmt.Errorf("model: forward: %w", err)
 	}
 	for _, q := range s.Seqs {
@@ -82,11 +88,11 @@ func (m *Model) Forward(w *Work, p *Pool, s *Step) error {
 // plan checks s and lays out the step.
 func (w *Work) plan(p *Pool, s *Step) error {
 	c := &w.m.cfg
-	w.tokens, w.seqs, w.want = 0, w.seqs[:0], 0
+	w.tokens, w.seqs, w.want, w.logitRows, w.blocks = 0, w.seqs[:0], 0, 0, w.blocks[:0]
 	if len(s.Tokens) < 1 || len(s.Tokens) > w.maxTokens {
 		return fmt.Errorf("model: a step of %d tokens: this Work takes 1 to %d", len(s.Tokens), w.maxTokens)
 	}
-	first, reach, want := 0, 0, 0
+	first, reach, want, logits := 0, 0, 0, 0
 	for i, q := range s.Seqs {
 		if q.Seq == nil || q.N < 1 || q.N > len(s.Tokens)-first {
 			return fmt.Errorf("model: sequence %d of the step has %d tokens, %d are left", i, q.N, len(s.Tokens)-first)
@@ -106,6 +112,17 @@ func (w *Work) plan(p *Pool, s *Step) error {
 		case LogitsAll:
 			sp.want = q.N
 		}
+		rows := sp.want
+		if q.Hidden {
+			sp.want = q.N
+		}
+		if b := (block{want + sp.want - rows, rows}); rows == 0 {
+		} else if last := len(w.blocks) - 1; last >= 0 && w.blocks[last].first+w.blocks[last].n == b.first {
+			w.blocks[last].n += rows
+		} else {
+			w.blocks = append(w.blocks, b)
+		}
+		logits += rows
 		w.seqs = append(w.seqs, sp)
 		for t := range q.N {
 			w.pos[first+t] = int32(q.Seq.Len + t)
@@ -128,10 +145,10 @@ func (w *Work) plan(p *Pool, s *Step) error {
 			w.rows[sp.out+i] = int32(sp.first + sp.n - sp.want + i)
 		}
 	}
-	if need := want * c.Vocab; len(w.logits) < need && w.tape == nil {
+	if need := logits * c.Vocab; len(w.logits) < need && w.tape == nil {
 		w.logits = make([]float32, need)
 	}
-	w.tokens, w.want, w.pool = len(s.Tokens), want, p
+	w.tokens, w.want, w.logitRows, w.pool = len(s.Tokens), want, logits, p
 	w.rope = w.m.rope.upTo(reach)
 	return nil
 }

@@ -42,7 +42,7 @@ func TestCopy(t *testing.T) {
 		edited := append(append([]int32(nil), a[:shared]...), text(c, length)[:length-shared]...)
 		ahead := func(seq *Seq, ids []int32) (out [][]float32) {
 			require.NoError(t, b.p.Grow(seq, len(ids)))
-			require.NoError(t, m.Forward(b.w, b.p, &Step{Tokens: ids, Seqs: []SeqStep{{seq, len(ids), LogitsAll}}}))
+			require.NoError(t, m.Forward(b.w, b.p, &Step{Tokens: ids, Seqs: []SeqStep{{seq, len(ids), LogitsAll, false}}}))
 			for i := range ids {
 				out = append(out, append([]float32(nil), b.w.Logits(i)...))
 			}
@@ -99,7 +99,7 @@ func TestCompany(t *testing.T) {
 						}
 						require.NoError(t, b.p.Grow(&seq[s], n))
 						st.Tokens = append(st.Tokens, ids[s][seq[s].Len:seq[s].Len+n]...)
-						st.Seqs = append(st.Seqs, SeqStep{&seq[s], n, l})
+						st.Seqs = append(st.Seqs, SeqStep{&seq[s], n, l, false})
 						if seq[s].Len+n == len(ids[s]) {
 							left--
 						}
@@ -128,20 +128,20 @@ func TestSharedPrefix(t *testing.T) {
 	want := run(t, m, 1, kernels.KVI8, ids, 128)
 	var a, s Seq
 	require.NoError(t, b.p.Grow(&a, 128))
-	require.NoError(t, m.Forward(b.w, b.p, &Step{Tokens: ids, Seqs: []SeqStep{{&a, 128, LogitsNone}}}))
+	require.NoError(t, m.Forward(b.w, b.p, &Step{Tokens: ids, Seqs: []SeqStep{{&a, 128, LogitsNone, false}}}))
 	b.p.Retain(a.Pages[0])
 	s = Seq{Pages: []int32{a.Pages[0]}, Len: kernels.PageLen}
 	require.Equal(t, 2, b.p.Refs(a.Pages[0]))
 	require.NoError(t, b.p.Grow(&s, 20))
-	require.NoError(t, m.Forward(b.w, b.p, &Step{Tokens: []int32{1, 2, 3}, Seqs: []SeqStep{{&s, 3, LogitsAll}}}))
+	require.NoError(t, m.Forward(b.w, b.p, &Step{Tokens: []int32{1, 2, 3}, Seqs: []SeqStep{{&s, 3, LogitsAll, false}}}))
 	b.p.Truncate(&s, kernels.PageLen)
 	require.NoError(t, b.p.Grow(&s, 20))
-	require.NoError(t, m.Forward(b.w, b.p, &Step{Tokens: ids[64:84], Seqs: []SeqStep{{&s, 20, LogitsAll}}}))
+	require.NoError(t, m.Forward(b.w, b.p, &Step{Tokens: ids[64:84], Seqs: []SeqStep{{&s, 20, LogitsAll, false}}}))
 	for i := range 20 {
 		require.Equal(t, want[64+i], b.w.Logits(i))
 	}
 	b.p.Truncate(&s, 60) // into the shared page
-	err := m.Forward(b.w, b.p, &Step{Tokens: ids[:1], Seqs: []SeqStep{{&s, 1, LogitsNone}}})
+	err := m.Forward(b.w, b.p, &Step{Tokens: ids[:1], Seqs: []SeqStep{{&s, 1, LogitsNone, false}}})
 	require.ErrorContains(t, err, "shared")
 	b.p.Truncate(&s, 0)
 	b.p.Truncate(&a, 0)
@@ -159,22 +159,22 @@ func TestForwardRejects(t *testing.T) {
 		says string
 	}{
 		"nothing":         {Step{}, "0 tokens"},
-		"too many":        {Step{Tokens: make([]int32, 9), Seqs: []SeqStep{{s, 9, LogitsNone}}}, "9 tokens"},
+		"too many":        {Step{Tokens: make([]int32, 9), Seqs: []SeqStep{{s, 9, LogitsNone, false}}}, "9 tokens"},
 		"no sequence":     {Step{Tokens: make([]int32, 2)}, "sequences 0"},
-		"nil sequence":    {Step{Tokens: make([]int32, 2), Seqs: []SeqStep{{nil, 2, LogitsNone}}}, "sequence 0"},
-		"no tokens":       {Step{Tokens: make([]int32, 2), Seqs: []SeqStep{{s, 0, LogitsNone}}}, "sequence 0"},
-		"tokens left":     {Step{Tokens: make([]int32, 3), Seqs: []SeqStep{{s, 2, LogitsNone}}}, "3 tokens, its sequences 2"},
-		"sequence twice":  {Step{Tokens: make([]int32, 3), Seqs: []SeqStep{{s, 2, LogitsNone}, {s, 1, LogitsNone}}}, "twice"},
-		"no pages":        {Step{Tokens: make([]int32, 1), Seqs: []SeqStep{{empty, 1, LogitsNone}}}, "Pool.Grow"},
-		"negative token":  {Step{Tokens: []int32{-1}, Seqs: []SeqStep{{s, 1, LogitsNone}}}, "token 0 is -1"},
-		"token too large": {Step{Tokens: []int32{0, int32(c.Vocab)}, Seqs: []SeqStep{{s, 2, LogitsNone}}}, "token 1 is 211"},
-		"foreign page":    {Step{Tokens: []int32{0}, Seqs: []SeqStep{{&Seq{Pages: []int32{2}}, 1, LogitsNone}}}, "not in use"},
+		"nil sequence":    {Step{Tokens: make([]int32, 2), Seqs: []SeqStep{{nil, 2, LogitsNone, false}}}, "sequence 0"},
+		"no tokens":       {Step{Tokens: make([]int32, 2), Seqs: []SeqStep{{s, 0, LogitsNone, false}}}, "sequence 0"},
+		"tokens left":     {Step{Tokens: make([]int32, 3), Seqs: []SeqStep{{s, 2, LogitsNone, false}}}, "3 tokens, its sequences 2"},
+		"sequence twice":  {Step{Tokens: make([]int32, 3), Seqs: []SeqStep{{s, 2, LogitsNone, false}, {s, 1, LogitsNone, false}}}, "twice"},
+		"no pages":        {Step{Tokens: make([]int32, 1), Seqs: []SeqStep{{empty, 1, LogitsNone, false}}}, "Pool.Grow"},
+		"negative token":  {Step{Tokens: []int32{-1}, Seqs: []SeqStep{{s, 1, LogitsNone, false}}}, "token 0 is -1"},
+		"token too large": {Step{Tokens: []int32{0, int32(c.Vocab)}, Seqs: []SeqStep{{s, 2, LogitsNone, false}}}, "token 1 is 211"},
+		"foreign page":    {Step{Tokens: []int32{0}, Seqs: []SeqStep{{&Seq{Pages: []int32{2}}, 1, LogitsNone, false}}}, "not in use"},
 	} {
 		require.ErrorContains(t, m.Forward(b.w, b.p, &x.st), x.says, name)
 		require.Zero(t, s.Len, name)
 	}
 	s.Len = c.Context - 1
-	err := m.Forward(b.w, b.p, &Step{Tokens: make([]int32, 2), Seqs: []SeqStep{{s, 2, LogitsNone}}})
+	err := m.Forward(b.w, b.p, &Step{Tokens: make([]int32, 2), Seqs: []SeqStep{{s, 2, LogitsNone, false}}})
 	var ce *ContextError
 	require.ErrorAs(t, err, &ce)
 	require.Equal(t, ContextError{c.Context - 1, 2, c.Context}, *ce)
@@ -199,7 +199,7 @@ func TestForwardDoesNotAllocate(t *testing.T) {
 			b := newBench(t, m, 2, n, 2, kernels.KVF16)
 			seq := &Seq{}
 			require.NoError(t, b.p.Grow(seq, 128))
-			st := &Step{Tokens: text(c, n), Seqs: []SeqStep{{seq, n, LogitsAll}}}
+			st := &Step{Tokens: text(c, n), Seqs: []SeqStep{{seq, n, LogitsAll, false}}}
 			got := testing.AllocsPerRun(3, func() {
 				seq.Len = 0
 				if err := m.Forward(b.w, b.p, st); err != nil {

@@ -30,10 +30,12 @@ type Work struct {
 	ids    []int32 // [tokens]
 	pos    []int32 // [tokens]
 	want   int
-	rows   []int32 // [want], the tokens whose logits are wanted, ascending
+	rows   []int32 // [want], the tokens that go through the whole network, ascending
 
 	results
-	logits []float32 // [want][Vocab]
+	logitRows int
+	blocks    []block   // of the rows whose logits are wanted, ascending
+	logits    []float32 // [logitRows][Vocab]
 
 	shared  lane
 	workers []worker
@@ -211,13 +213,25 @@ func newInput(k inputKind, tokens int) (in input) {
 func (w *Work) MaxTokens() int { return w.maxTokens }
 
 // Rows is the number of rows of logits of the last step.
-func (w *Work) Rows() int { return w.want }
+func (w *Work) Rows() int { return w.logitRows }
 
 // Logits returns row i of the logits of the last step, [Vocab]. It is valid until
 // the next Forward and may be written to.
 func (w *Work) Logits(i int) []float32 {
 	n := w.m.cfg.Vocab
 	return w.logits[i*n : (i+1)*n : (i+1)*n]
+}
+
+// Hidden returns the hidden state of token i of sequence seq of the last step, [Dim]:
+// its residual streams joined and normed, as the head takes it (before an int8 head
+// rounds it). The step must have asked for it. It is valid until the next Forward and
+// must not be written to.
+func (w *Work) Hidden(seq, i int) []float32 {
+	final := w.shared.final
+	if w.want <= fewTokens {
+		final = w.workers[0].own.final
+	}
+	return row(final, w.seqs[seq].out+i, w.m.cfg.Dim)
 }
 
 // Bytes is the size of w's buffers.

@@ -128,17 +128,34 @@ func (s *Sampler) Sample(ws *Workspace, logits []float32, pos int) (id int32, lo
 	if err != nil {
 		return 0, 0, err
 	}
-	if s.o.Logprobs || len(s.top) > 0 {
-		lse := ws.set.LogSumExp(logits)
-		logprob = logits[id] - lse
-		if len(s.top) > 0 {
-			ws.set.TopK(ws.ids[:len(s.top)], logits)
-		}
-		for i := range s.top {
-			s.top[i] = Candidate{ws.ids[i], logits[ws.ids[i]] - lse}
-		}
+	return id, s.score(ws, logits, id), nil
+}
+
+// Score is Sample where the token of position pos is given: it returns its logprob, and
+// Top is that of logits. It returns a *LogitError as Sample does.
+func (s *Sampler) Score(ws *Workspace, logits []float32, pos int, id int32) (logprob float32, err error) {
+	if len(logits) != s.vocab || ws.vocab != s.vocab || id < 0 || int(id) >= s.vocab {
+		return 0, fmt.Errorf("sample: token %d, %d logits and a workspace for %d, the sampler is for %d", id, len(logits), ws.vocab, s.vocab)
 	}
-	return id, logprob, nil
+	if err := check(logits, pos); err != nil {
+		return 0, err
+	}
+	return s.score(ws, logits, id), nil
+}
+
+// score is the logprob of id, if it was asked for, and leaves the most likely tokens in top.
+func (s *Sampler) score(ws *Workspace, logits []float32, id int32) float32 {
+	if !s.o.Logprobs && len(s.top) == 0 {
+		return 0
+	}
+	lse := ws.set.LogSumExp(logits)
+	if len(s.top) > 0 {
+		ws.set.TopK(ws.ids[:len(s.top)], logits)
+	}
+	for i := range s.top {
+		s.top[i] = Candidate{ws.ids[i], logits[ws.ids[i]] - lse}
+	}
+	return logits[id] - lse
 }
 
 // greedy is the arg max of the adjusted logits.

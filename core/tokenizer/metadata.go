@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"iter"
 	"math"
 	"reflect"
 	"slices"
@@ -446,6 +447,17 @@ func (t *Tokenizer) Metadata(o MetadataOptions) []KV {
 	}
 	put(keyAddBOS, t.addBOS)
 	return kv
+}
+
+// Pairs is Metadata as keys and values, which gguf.Collect takes.
+func (t *Tokenizer) Pairs(o MetadataOptions) iter.Seq2[string, any] {
+	return func(yield func(string, any) bool) {
+		for _, kv := range t.Metadata(o) {
+			if !yield(kv.Key, kv.Value) {
+				return
+			}
+		}
+	}
 }
 
 // tokenText returns token id as files spell it.

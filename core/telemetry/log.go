@@ -6,6 +6,8 @@ import (
 	"log/slog"
 
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/architehc/nanochat/core/telemetry/sink"
 )
 
 // Attrs is what every line of a log and every span says of the process.
@@ -21,17 +23,18 @@ type Attrs struct {
 // trace_id and span_id (see Tracer). It is for any number of goroutines.
 type Logger struct {
 	*slog.Logger
-	sink *Sink
+	sink *sink.Sink
 }
 
 // NewLogger returns a logger of lines of at least this level; a nil level is
-// slog.LevelInfo. The lines go through a Sink to w: a full disk, a closed pipe or a
+// slog.LevelInfo. The lines go through a sink.Sink to w: a full disk, a closed pipe or a
 // slow terminal loses lines, which are counted, and holds up nothing.
 func NewLogger(w io.Writer, level slog.Leveler, run Attrs) *Logger {
-	return newLogger(NewSink(w), level, run)
+	return LogTo(sink.New(w), level, run)
 }
 
-func newLogger(s *Sink, level slog.Leveler, run Attrs) *Logger {
+// LogTo is NewLogger with a sink of the caller's, which the logger closes.
+func LogTo(s *sink.Sink, level slog.Leveler, run Attrs) *Logger {
 	if level == nil {
 		level = slog.LevelInfo
 	}

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/architehc/nanochat/core/internal/clock"
+	"github.com/architehc/nanochat/core/telemetry/sink"
 )
 
 const (
@@ -95,7 +96,7 @@ func (e *exporter) close() {
 	e.mu.Unlock()
 	select {
 	case <-e.done:
-	case <-e.clock.After(closeWait):
+	case <-e.clock.After(sink.CloseWait):
 	}
 	e.cancel()
 }

@@ -1,4 +1,4 @@
-package telemetry
+package sink
 
 import (
 	"io"
@@ -14,6 +14,7 @@ import (
 // queue, and what the writer behind it does not take, is dropped and counted.
 type Sink struct {
 	w       io.Writer
+	end     func() // after the last write; may be nil
 	mu      sync.RWMutex // held for reading while something is put into the queue
 	closed  bool
 	queue   chan []byte
@@ -23,18 +24,21 @@ type Sink struct {
 	dropped atomic.Int64
 }
 
-// sinkDepth is the number of writes that wait at most.
-const sinkDepth = 4096
+// Depth is the number of writes that wait at most.
+const Depth = 4096
 
-// closeWait is how long Close waits for a writer that does not take what is left.
-const closeWait = time.Second
+// CloseWait is how long Close waits for a writer that does not take what is left.
+const CloseWait = time.Second
 
-// NewSink returns a sink in front of w, which is used by one goroutine until Close
+// New returns a sink in front of w, which is used by one goroutine until Close
 // returns and, if it blocks for good, after that.
-func NewSink(w io.Writer) *Sink { return newSink(w, sinkDepth, clock.System()) }
+func New(w io.Writer) *Sink { return newSink(w, nil, Depth, clock.System()) }
 
-func newSink(w io.Writer, depth int, c clock.Clock) *Sink {
-	s := &Sink{w: w, queue: make(chan []byte, depth), done: make(chan struct{}), clock: c}
+// NewFile returns a sink in front of f, which it closes.
+func NewFile(f *File) *Sink { return newSink(f, f.close, Depth, f.clock) }
+
+func newSink(w io.Writer, end func(), depth int, c clock.Clock) *Sink {
+	s := &Sink{w: w, end: end, queue: make(chan []byte, depth), done: make(chan struct{}), clock: c}
 	s.free.New = func() any { return new([]byte) }
 	go s.run()
 	return s
@@ -46,6 +50,10 @@ func (s *Sink) run() {
 		s.pass(b)
 		b = b[:0]
 		s.free.Put(&b)
+	}
+	if s.end != nil {
+		defer func() { recover() }()
+		s.end()
 	}
 }
 
@@ -104,7 +112,7 @@ func (s *Sink) Close() {
 	s.mu.Unlock()
 	select {
 	case <-s.done:
-	case <-s.clock.After(closeWait):
+	case <-s.clock.After(CloseWait):
 		if first {
 			s.dropped.Add(int64(len(s.queue)))
 		}

@@ -138,14 +138,14 @@ class Builder:
             "GOARCH": GOARCH[self.machine],
             "CGO_ENABLED": "1",
             "NANOCHAT_COMMIT": commit(module),
+            "NANOCHAT_BUILDID": f"nanochat/{commit(module)}",  # the same in every directory
             "CC": find_cc(self.machine) or zig(self.machine, out),
         }
         for flags in ("CGO_CFLAGS", "CGO_LDFLAGS", "GOAMD64", "GOARM64", "GOEXPERIMENT"):
             self.environment.pop(flags, None)  # the same wheel everywhere
-        if not any(k in os.environ for k in ("HOME", "XDG_CACHE_HOME", "GOCACHE")):
-            self.environment["GOCACHE"] = str(out / "go-cache")
-        self.environment.setdefault("GOPATH", str(out / "go")) if "HOME" not in os.environ else None
-        self.environment.setdefault("ZIG_GLOBAL_CACHE_DIR", str(out / "zig-cache"))
+        if "HOME" not in os.environ:
+            for name in ("GOCACHE", "GOPATH", "ZIG_GLOBAL_CACHE_DIR"):
+                self.environment.setdefault(name, str(out / name.lower()))
 
     def run(self, *command: str | Path) -> str:
         done = subprocess.run(
@@ -165,16 +165,14 @@ class Builder:
 
     def licences(self) -> str:
         """The licences of what is linked into the library and the program."""
-        mode = "{{.Path}} {{.Version}}"
-        listed = self.run(
-            "go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}" + mode + " {{.Dir}}{{end}}{{end}}",
-            "./cmd/nanochat", "./capi/libnanochat",
-        )  # fmt: skip
-        goroot = self.run("go", "env", "GOROOT").strip()
-        parts = [("Go", Path(goroot))]
+        module = "{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}"
+        listed = self.run("go", "list", "-deps", "-f", module, "./cmd/nanochat", "./capi/libnanochat")
+        parts = []
         for line in sorted(set(filter(None, listed.splitlines()))):
             path, version, directory = line.split(" ", 2)
             parts.append((f"{path} {version}", Path(directory) if directory else self.module / "vendor" / path))
+        # Go itself has the licence of its authors' other modules; its distributions do not all carry it.
+        parts += [("Go, its runtime and library", d) for name, d in parts if name.startswith("golang.org/x/sys ")]
         text = ["The library and the program contain the following, under the licences given.\n"]
         for name, directory in parts:
             files = sorted(

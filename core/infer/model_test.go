@@ -40,17 +40,55 @@ func bare(t require.TestingT, m *model.Model, kv kernels.KVType, r Request) answ
 	ws := sample.NewWorkspace(m.Config().Vocab, m.Set())
 	seq := &model.Seq{}
 	a := answer{reason: ReasonLength, stopID: -1}
-	for next := slices.Clone(r.Prompt); len(a.tokens) < r.MaxTokens && len(r.Prompt)+len(a.tokens) < m.Config().Context; {
+	give := func(tok Token, row []float32) {
+		if row != nil {
+			tok.Top = append([]sample.Candidate(nil), s.Top()...)
+		}
+		if r.Logits {
+			tok.Logits = slices.Clone(row)
+		}
+		a.tokens = append(a.tokens, tok)
+	}
+	generated := 0
+	for next := slices.Clone(r.Prompt); ; {
 		require.NoError(t, p.Grow(seq, len(next)))
-		step := model.Step{Tokens: next, Seqs: []model.SeqStep{{Seq: seq, N: len(next), Logits: model.LogitsLast}}}
+		step := model.Step{Tokens: next, Seqs: []model.SeqStep{{Seq: seq, N: len(next), Logits: model.LogitsAll, Hidden: r.Embed}}}
 		require.NoError(t, m.Forward(w, p, &step))
-		id, lp, err := s.Sample(ws, w.Logits(0), seq.Len)
+		if generated == 0 {
+			for i, id := range r.Prompt {
+				if r.Echo && (i == 0 || !r.scores()) {
+					give(Token{ID: id, Echo: true}, nil)
+				} else if r.Echo {
+					lp, err := s.Score(ws, w.Logits(i-1), i, id)
+					require.NoError(t, err)
+					give(Token{ID: id, Echo: true, Logprob: lp}, w.Logits(i-1))
+				}
+				if r.Embed {
+					if i == 0 {
+						a.embedding = make([]float32, m.Config().Dim)
+					}
+					for j, x := range w.Hidden(0, i) {
+						a.embedding[j] += x
+					}
+				}
+			}
+			for j := range a.embedding {
+				a.embedding[j] /= float32(len(r.Prompt))
+			}
+		}
+		if r.MaxTokens < 0 || len(r.Prompt)+generated == m.Config().Context {
+			return a
+		}
+		row := w.Logits(len(next) - 1)
+		id, lp, err := s.Sample(ws, row, seq.Len)
 		require.NoError(t, err)
 		s.Accept(id)
-		a.tokens = append(a.tokens, Token{ID: id, Logprob: lp, Top: append([]sample.Candidate(nil), s.Top()...)})
+		give(Token{ID: id, Logprob: lp}, row)
+		if generated++; generated == r.MaxTokens {
+			return a
+		}
 		next = append(next[:0], id)
 	}
-	return a
 }
 
 // TestModelResultsNeverDependOnCompany is the same promise with a real network:
@@ -74,10 +112,13 @@ func TestModelResultsNeverDependOnCompany(t *testing.T) {
 			text := rapid.IntRange(0, 1).Draw(rt, "text")
 			r := Request{
 				Prompt:    make([]int32, rapid.IntRange(1, 200).Draw(rt, "prompt")),
-				MaxTokens: rapid.IntRange(1, 40).Draw(rt, "max"),
+				MaxTokens: rapid.SampledFrom([]int{-1, 1, 5, 40}).Draw(rt, "max"),
+				Echo:      rapid.IntRange(0, 2).Draw(rt, "echo") == 0,
+				Logits:    rapid.IntRange(0, 4).Draw(rt, "logits") == 0,
+				Embed:     rapid.IntRange(0, 3).Draw(rt, "embed") == 0,
 				Sample: sample.Options{
 					Temperature: rapid.SampledFrom([]float64{0, .2, 1}).Draw(rt, "temperature"),
-					Seed:        rapid.Uint64Range(0, 9).Draw(rt, "seed"), TopP: .9, Logprobs: true, TopLogprobs: 2,
+					Seed:        rapid.Uint64Range(0, 9).Draw(rt, "seed"), TopP: .9, Logprobs: rapid.Bool().Draw(rt, "logprobs"), TopLogprobs: rapid.SampledFrom([]int{0, 2}).Draw(rt, "top"),
 				},
 			}
 			for i := range r.Prompt {

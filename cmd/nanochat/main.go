@@ -28,6 +28,7 @@ type grammar struct {
 	Verbose bool `help:"Show the chain of causes of an error."`
 
 	Generate   generateCmd   `cmd:"" help:"Continue a text."`
+	Serve      serveCmd      `cmd:"" help:"Serve models over HTTP, as OpenAI's programs expect it."`
 	Download   downloadCmd   `cmd:"" help:"Download a model, or go on with it."`
 	List       listCmd       `cmd:"" help:"List the models that have names."`
 	Rm         rmCmd         `cmd:"" help:"Remove downloaded models."`
@@ -62,6 +63,9 @@ type app struct {
 	// patient says that the command has something to save when it is interrupted; a
 	// second interrupt ends it all the same.
 	patient atomic.Bool
+	// orderly says that an interrupt is how the command is meant to end: its own exit
+	// code counts.
+	orderly atomic.Bool
 	// abandon removes what a command that is cut off leaves behind.
 	abandon atomic.Pointer[func()]
 }
@@ -102,7 +106,10 @@ func realMain() int {
 		wait = nil
 	}
 	select {
-	case <-done:
+	case c := <-done:
+		if a.orderly.Load() {
+			return c
+		}
 	case <-signals:
 	case <-wait:
 	}

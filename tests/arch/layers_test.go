@@ -40,6 +40,7 @@ var layers = map[string]row{
 	"core/chat":         {6, nil},
 	"core/train":        {6, nil},
 	"core/bench":        {7, []string{"golang.org/x/sys"}},
+	"core/server":       {7, nil},
 	"capi":              {8, nil},
 	"capi/libnanochat":  {9, nil},
 	"bindings/gopurego": {0, []string{"github.com/ebitengine/purego"}},

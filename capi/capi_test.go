@@ -334,7 +334,7 @@ func TestStreams(t *testing.T) {
 	require.NoError(t, closeHandle(kindStream, s))
 
 	for _, bad := range []generateOptions{
-		{flags: 8}, {maxTokens: 1 << 31}, {stops: []string{""}}, {sample: sample.Options{TopP: 2}}, {sample: sample.Options{Temperature: -1}},
+		{flags: 128}, {maxTokens: 1 << 31}, {stops: []string{""}}, {sample: sample.Options{TopP: 2}}, {sample: sample.Options{Temperature: -1}},
 	} {
 		_, err := openStream(h, "x", bad)
 		requireStatus(t, statusInvalid, "", err)

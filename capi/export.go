@@ -296,7 +296,7 @@ func ncgoStreamNext(stream C.uintptr_t, timeout C.uint32_t, buffer *C.char, capa
 		}
 		p, err := s.next(uint32(timeout), goSlice((*byte)(unsafe.Pointer(buffer)), capacity))
 		to.token, to.finish = C.int32_t(p.token), C.int32_t(p.finish)
-		to.logprob, to.length = C.float(p.logprob), C.uint64_t(p.length)
+		to.logprob, to.length, to.flags = C.float(p.logprob), C.uint64_t(p.length), C.uint32_t(p.flags)
 		return err
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/architehc/nanochat/core/chat"
 	"github.com/architehc/nanochat/core/checkpoint"
 	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/core/data"
@@ -98,6 +99,7 @@ func failureOf(err error) *failure {
 		input   *data.Error
 		saved   *checkpoint.Error
 		trained *train.Error
+		lacking *chat.UnsupportedError
 		errno   syscall.Errno
 	)
 	text := err.Error()
@@ -108,6 +110,10 @@ func failureOf(err error) *failure {
 		return &failure{statusInternal, text, hintReport}
 	case errors.As(err, &request), errors.As(err, &option):
 		return invalid(text, "the name is that of a field of the options")
+	case errors.As(err, &lacking):
+		return &failure{statusUnsupported, "chat: " + lacking.What, lacking.Hint}
+	case errors.Is(err, infer.ErrBusy):
+		return &failure{statusBusy, "the session has a stream that has not ended", "read that stream to its end, or close it"}
 	case errors.As(err, &full):
 		return &failure{statusContextFull, text, "shorten the prompt, or use a model with a longer context"}
 	case errors.As(err, &queue):

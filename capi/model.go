@@ -175,6 +175,18 @@ type infoReport struct {
 	Vocabulary vocabReport      `json:"vocabulary"`
 	Config     map[string]any   `json:"config"`
 	Params     map[string]int64 `json:"params"`
+
+	Name          string            `json:"name"`
+	Architecture  string            `json:"architecture"`
+	Licence       string            `json:"licence"`
+	Description   string            `json:"description"`
+	SHA256        string            `json:"sha256"`
+	FileBytes     int64             `json:"file_bytes"`
+	WeightBytes   int64             `json:"weight_bytes"`
+	BitsPerWeight float64           `json:"bits_per_weight"`
+	ChatTemplate  string            `json:"chat_template"`
+	FIM           bool              `json:"fim"`
+	Provenance    map[string]string `json:"provenance"`
 }
 
 type vocabReport struct {
@@ -192,6 +204,10 @@ func infoOf(found zoo.Found, m *chat.Model) infoReport {
 		Vocabulary: vocabReport{Size: t.Vocab(), Split: t.Pre(), AddsBOS: t.AddsBOS(), Stops: append([]int32{}, t.Stops()...)},
 		Config:     map[string]any{},
 	}
+	in := m.Info()
+	r.Name, r.Architecture, r.Licence, r.Description = in.Name, in.Architecture, in.Licence, in.Description
+	r.SHA256, r.FileBytes, r.WeightBytes, r.BitsPerWeight = in.SHA256, in.FileBytes, in.WeightBytes, in.BitsPerWeight
+	r.ChatTemplate, r.FIM, r.Provenance = in.ChatTemplate, in.FIM, in.Provenance
 	if id, ok := t.Special(tokenizer.BOS); ok {
 		r.Vocabulary.BOS = &id
 	}
@@ -216,6 +232,7 @@ type systemReport struct {
 	System    string   `json:"system"`
 	Kernels   []string `json:"kernels"`
 	Threads   int      `json:"threads"`
+	Templates []string `json:"templates"`
 }
 
 // commit is set by the build: -X github.com/architehc/nanochat/capi.commit=...
@@ -224,7 +241,7 @@ var commit string
 func systemInfo(version string, abi uint32) ([]byte, error) {
 	r := systemReport{
 		Version: version, ABI: abi, Commit: commit, Go: runtime.Version(), CCompiler: kernels.Compiler(),
-		System: runtime.GOOS + "/" + runtime.GOARCH, Threads: team.DefaultSize(),
+		System: runtime.GOOS + "/" + runtime.GOARCH, Threads: team.DefaultSize(), Templates: chat.Templates(),
 	}
 	for _, s := range kernels.All() {
 		r.Kernels = append(r.Kernels, s.Name)
@@ -260,11 +277,8 @@ func detokenize(h uintptr, ids []int32, flags uint32) ([]byte, error) {
 	if err := checkFlags(flags, detokenizeFlags); err != nil {
 		return nil, err
 	}
-	t := m.Tokenizer()
-	for i, id := range ids {
-		if id < 0 || int(id) >= t.Vocab() {
-			return nil, invalid(fmt.Sprintf("ids[%d] is %d, tokens are 0 to %d", i, id, t.Vocab()-1), "")
-		}
+	if err := m.checkIDs(ids); err != nil {
+		return nil, err
 	}
-	return t.Decode(nil, ids, tokenizer.DecodeOptions{SkipSpecial: flags&flagPlain != 0}), nil
+	return m.Tokenizer().Decode(nil, ids, tokenizer.DecodeOptions{SkipSpecial: flags&flagPlain != 0}), nil
 }

@@ -2,7 +2,7 @@
 
 // The functions of nanochat.h. Each turns a forked child away, keeps errno, completes
 // structures of other versions of the header, and calls its export of this package.
-// Zoo and jobs are in shim_job.c.
+// What generates is in shim_stream.c, zoo and jobs are in shim_job.c.
 
 #define _GNU_SOURCE
 #include "shim.h"
@@ -86,13 +86,6 @@ int ncComplete(void *to, size_t known, const void *from, size_t size)
 	return 1;
 }
 
-// fill writes a result to a structure of any version, which keeps its size.
-static void fill(void *to, size_t size, const void *from, size_t known)
-{
-	memcpy((char *)to + sizeof(uint32_t), (const char *)from + sizeof(uint32_t),
-	       (size < known ? size : known) - sizeof(uint32_t));
-}
-
 void ncInit(void *to, size_t size, const void *defaults, size_t known)
 {
 	uint32_t own = (uint32_t)size;
@@ -104,46 +97,16 @@ void ncInit(void *to, size_t size, const void *defaults, size_t known)
 	memcpy(to, &own, sizeof own);
 }
 
-// The sizes that structures had in the first version of the header.
+// The size that the structure had in the first version of the header.
 #define MODEL_OPTIONS_FIRST 32
-#define GENERATE_OPTIONS_FIRST 128
-#define PIECE_FIRST 24
-#define STATS_FIRST 72
 
 _Static_assert(sizeof(nanochat_model_options) >= MODEL_OPTIONS_FIRST, "fields are only added");
-_Static_assert(sizeof(nanochat_generate_options) >= GENERATE_OPTIONS_FIRST,
-               "fields are only added");
-_Static_assert(sizeof(nanochat_piece) >= PIECE_FIRST, "fields are only added");
-_Static_assert(sizeof(nanochat_stats) >= STATS_FIRST, "fields are only added");
 
 static const nanochat_model_options model_defaults = {.struct_size = sizeof model_defaults};
-static const nanochat_generate_options generate_defaults = {
-	.struct_size = sizeof generate_defaults,
-	.max_tokens = 200,
-	.top_p = 1,
-	.repeat_penalty = 1,
-};
-static const nanochat_piece piece_defaults = {.struct_size = sizeof piece_defaults, .token = -1};
-static const nanochat_stats stats_defaults = {.struct_size = sizeof stats_defaults};
 
 void nanochat_model_options_init(nanochat_model_options *options, size_t size)
 {
 	ncInit(options, size, &model_defaults, sizeof model_defaults);
-}
-
-void nanochat_generate_options_init(nanochat_generate_options *options, size_t size)
-{
-	ncInit(options, size, &generate_defaults, sizeof generate_defaults);
-}
-
-void nanochat_piece_init(nanochat_piece *piece, size_t size)
-{
-	ncInit(piece, size, &piece_defaults, sizeof piece_defaults);
-}
-
-void nanochat_stats_init(nanochat_stats *stats, size_t size)
-{
-	ncInit(stats, size, &stats_defaults, sizeof stats_defaults);
 }
 
 const char ncUnknownField[] =
@@ -367,96 +330,4 @@ nanochat_status nanochat_detokenize(nanochat_model *model, const int32_t *ids, s
 		return NANOCHAT_E_FORKED;
 	return ncLeave(&c, ncgoDetokenize((uintptr_t)model, (int32_t *)ids, count, flags, buffer,
 	                                  capacity, length, c.out));
-}
-
-// ---------------------------------------------------------------- generation
-
-nanochat_status nanochat_stream_open(nanochat_model *model, const char *prompt, size_t length,
-                                     const nanochat_generate_options *options,
-                                     nanochat_stream **stream, nanochat_error **err)
-{
-	struct call c;
-	nanochat_generate_options o = generate_defaults;
-
-	if (!ncEnter(&c, err))
-		return NANOCHAT_E_FORKED;
-	if (stream)
-		*stream = NULL;
-	if (options) {
-		size_t size = ncSizeOf(options, GENERATE_OPTIONS_FIRST);
-
-		if (!size)
-			return ncInvalid(&c, "struct_size of the generate options is wrong",
-			                 "call nanochat_generate_options_init first");
-		if (!ncComplete(&o, sizeof o, options, size))
-			return ncInvalid(&c, ncUnknownField, ncUnknownHint);
-	}
-	return ncLeave(&c, ncgoStreamOpen((uintptr_t)model, (char *)prompt, length, &o,
-	                                  (uintptr_t *)stream, c.out));
-}
-
-nanochat_status nanochat_stream_next(nanochat_stream *stream, uint32_t timeout_ms, char *buffer,
-                                     size_t capacity, nanochat_piece *piece, nanochat_error **err)
-{
-	struct call c;
-	nanochat_piece p = piece_defaults;
-	nanochat_status status;
-	size_t size;
-
-	if (!ncEnter(&c, err))
-		return NANOCHAT_E_FORKED;
-	if (!piece)
-		return ncInvalid(&c, "piece is NULL", "");
-	if (!(size = ncSizeOf(piece, PIECE_FIRST)))
-		return ncInvalid(&c, "struct_size of the piece is wrong", "call nanochat_piece_init first");
-	status = ncgoStreamNext((uintptr_t)stream, timeout_ms, buffer, capacity, &p, c.out);
-	fill(piece, size, &p, sizeof p);
-	return ncLeave(&c, status);
-}
-
-nanochat_status nanochat_stream_top(nanochat_stream *stream, int32_t *ids, float *logprobs,
-                                    size_t capacity, size_t *count, nanochat_error **err)
-{
-	struct call c;
-
-	if (!ncEnter(&c, err))
-		return NANOCHAT_E_FORKED;
-	return ncLeave(&c, ncgoStreamTop((uintptr_t)stream, ids, logprobs, capacity, count, c.out));
-}
-
-nanochat_status nanochat_stream_stats(nanochat_stream *stream, nanochat_stats *stats,
-                                      nanochat_error **err)
-{
-	struct call c;
-	nanochat_stats s = stats_defaults;
-	nanochat_status status;
-	size_t size;
-
-	if (!ncEnter(&c, err))
-		return NANOCHAT_E_FORKED;
-	if (!stats)
-		return ncInvalid(&c, "stats is NULL", "");
-	if (!(size = ncSizeOf(stats, STATS_FIRST)))
-		return ncInvalid(&c, "struct_size of the stats is wrong", "call nanochat_stats_init first");
-	status = ncgoStreamStats((uintptr_t)stream, &s, c.out);
-	fill(stats, size, &s, sizeof s);
-	return ncLeave(&c, status);
-}
-
-nanochat_status nanochat_stream_cancel(nanochat_stream *stream)
-{
-	struct call c;
-
-	if (!ncEnter(&c, NULL))
-		return NANOCHAT_E_FORKED;
-	return ncLeave(&c, ncgoStreamCancel((uintptr_t)stream));
-}
-
-nanochat_status nanochat_stream_close(nanochat_stream *stream)
-{
-	struct call c;
-
-	if (!ncEnter(&c, NULL))
-		return NANOCHAT_E_FORKED;
-	return ncLeave(&c, ncgoStreamClose((uintptr_t)stream));
 }

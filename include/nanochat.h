@@ -97,6 +97,7 @@ NANOCHAT_API const char *nanochat_version(void);
 /* -------------------------------------------------------------------- errors */
 
 typedef struct nanochat_model nanochat_model;
+typedef struct nanochat_session nanochat_session;
 typedef struct nanochat_stream nanochat_stream;
 typedef struct nanochat_job nanochat_job;
 typedef struct nanochat_error nanochat_error;
@@ -147,7 +148,7 @@ NANOCHAT_API void nanochat_error_free(nanochat_error *err);
 
 /* nanochat_system_info writes a JSON object about the library and this machine: version,
  * abi_version, commit, go, c_compiler, system, kernels (best first), threads (used by
- * default). More keys may come.
+ * default), templates (of chats). More keys may come.
  *
  * Texts are returned in this way: *length is set to the number of bytes. If it is at
  * most capacity they stand in buffer, without NUL; otherwise buffer is not touched, and the
@@ -215,9 +216,11 @@ NANOCHAT_API nanochat_status nanochat_model_open(const char *name,
 
 /* nanochat_model_info writes a JSON object about the model: path, source (as in
  * nanochat_zoo_resolve), kernel, threads, context,
- * vocabulary (size, split, bos, adds_bos, stops), config (by the keys of configuration files)
- * and params (number of weights by class). More keys may come. The text is returned as
- * nanochat_system_info says, and is always the same for one model. */
+ * vocabulary (size, split, bos, adds_bos, stops), config (by the keys of configuration files),
+ * params (number of weights by class), and what the file says: name, architecture, licence,
+ * description, sha256 (of the tensors), file_bytes, weight_bytes, bits_per_weight, chat_template
+ * (one of nanochat_system_info, or ""), fim, provenance. More keys may come. The text is returned
+ * as nanochat_system_info says, and is always the same for one model. */
 NANOCHAT_API nanochat_status nanochat_model_info(nanochat_model *model, char *buffer,
                                                  size_t capacity, size_t *length,
                                                  nanochat_error **err);
@@ -254,9 +257,13 @@ NANOCHAT_API nanochat_status nanochat_detokenize(nanochat_model *model, const in
 /* ---------------------------------------------------------------- generation */
 
 /* flags of nanochat_generate_options */
-#define NANOCHAT_GENERATE_IGNORE_END 1u /* go on after the tokens that end a text */
-#define NANOCHAT_GENERATE_SPECIAL 2u    /* read the prompt with NANOCHAT_TOKENIZE_SPECIAL */
-#define NANOCHAT_GENERATE_LOGPROBS 4u   /* give log probabilities */
+#define NANOCHAT_GENERATE_IGNORE_END 1u   /* go on after the tokens that end a text */
+#define NANOCHAT_GENERATE_SPECIAL 2u      /* read the prompt with NANOCHAT_TOKENIZE_SPECIAL */
+#define NANOCHAT_GENERATE_LOGPROBS 4u     /* give log probabilities */
+#define NANOCHAT_GENERATE_ECHO 8u         /* begin with the tokens of the prompt */
+#define NANOCHAT_GENERATE_LOGITS 16u      /* keep the logits, see nanochat_stream_logits */
+#define NANOCHAT_GENERATE_EMBEDDING 32u   /* see nanochat_stream_embedding */
+#define NANOCHAT_GENERATE_PROMPT_ONLY 64u /* read the prompt and generate nothing */
 
 /* What to generate. The defaults are those of the command `nanochat generate`: 200 tokens, each
  * the most likely one. */
@@ -297,6 +304,9 @@ NANOCHAT_API void nanochat_generate_options_init(nanochat_generate_options *opti
  * in a forked child. */
 NANOCHAT_API const char *nanochat_finish_name(int32_t finish);
 
+/* flags of nanochat_piece */
+#define NANOCHAT_PIECE_ECHO 1u /* a token of the prompt */
+
 /* One step of an answer. */
 typedef struct nanochat_piece {
 	uint32_t struct_size;
@@ -304,6 +314,8 @@ typedef struct nanochat_piece {
 	int32_t finish;  /* NANOCHAT_FINISH_*: the answer is over; 0: there is more */
 	float logprob;   /* natural logarithm of the token's probability under the model */
 	uint64_t length; /* bytes of text */
+	uint32_t flags;  /* NANOCHAT_PIECE_* */
+	uint32_t reserved;
 } nanochat_piece;
 
 /* nanochat_piece_init makes a structure ready for results. size is sizeof *piece. */
@@ -335,6 +347,52 @@ NANOCHAT_API nanochat_status nanochat_stream_open(nanochat_model *model, const c
                                                   const nanochat_generate_options *options,
                                                   nanochat_stream **stream, nanochat_error **err);
 
+/* nanochat_stream_open_tokens is nanochat_stream_open for a prompt of token ids.
+ * Errors: also E_INVALID for an id that is no token of the model. */
+NANOCHAT_API nanochat_status nanochat_stream_open_tokens(nanochat_model *model, const int32_t *ids,
+                                                         size_t count,
+                                                         const nanochat_generate_options *options,
+                                                         nanochat_stream **stream,
+                                                         nanochat_error **err);
+
+/* nanochat_fim_open is nanochat_stream_open for the text that belongs between two others.
+ * Errors: also E_UNSUPPORTED (the vocabulary has no tokens for it). */
+NANOCHAT_API nanochat_status nanochat_fim_open(nanochat_model *model, const char *prefix,
+                                               size_t prefix_length, const char *suffix,
+                                               size_t suffix_length,
+                                               const nanochat_generate_options *options,
+                                               nanochat_stream **stream, nanochat_error **err);
+
+/* nanochat_chat_open is nanochat_stream_open for the next answer of a conversation of count
+ * messages: roles ("system", "user", "assistant"; they end with NUL) and contents. content_lengths
+ * may be NULL: then contents end with NUL. template_name is one of "templates" in
+ * nanochat_system_info; NULL: the model's own, or "plain" (the contents as text) where it has
+ * none. Control tokens come from the template; what looks like one in a content stays text.
+ * Texts by which the template ends an answer are added to the stops. If the last message is the
+ * assistant's, the answer goes on with it.
+ *
+ * session may be NULL. With a session its context becomes the whole conversation, and what is the
+ * same as before is not computed again.
+ *
+ * Errors: also E_UNSUPPORTED (the model does not have the template's tokens, or its own template
+ * is not known), E_BUSY (the session has a stream). */
+NANOCHAT_API nanochat_status nanochat_chat_open(nanochat_model *model, nanochat_session *session,
+                                                const char *const *roles,
+                                                const char *const *contents,
+                                                const size_t *content_lengths, size_t count,
+                                                const char *template_name,
+                                                const nanochat_generate_options *options,
+                                                nanochat_stream **stream, nanochat_error **err);
+
+/* nanochat_chat_tokens writes the ids of the prompt that nanochat_chat_open makes of the same
+ * arguments, in the way of nanochat_tokenize. Errors: E_INVALID, E_UNSUPPORTED. */
+NANOCHAT_API nanochat_status nanochat_chat_tokens(nanochat_model *model, const char *const *roles,
+                                                  const char *const *contents,
+                                                  const size_t *content_lengths, size_t count,
+                                                  const char *template_name, int32_t *ids,
+                                                  size_t capacity, size_t *id_count,
+                                                  nanochat_error **err);
+
 #define NANOCHAT_FOREVER 0xFFFFFFFFu
 
 /* nanochat_stream_next waits up to timeout_ms for the next token. It writes the text that
@@ -357,6 +415,22 @@ NANOCHAT_API nanochat_status nanochat_stream_top(nanochat_stream *stream, int32_
                                                  float *logprobs, size_t capacity, size_t *count,
                                                  nanochat_error **err);
 
+/* nanochat_stream_logits writes the logits of the whole vocabulary that the piece given last was
+ * chosen from, or that predicted it, if it is of the prompt: as the model gave them, before biases
+ * and penalties. *count is set as in nanochat_tokenize; it is 0 for the first token of the prompt
+ * and without NANOCHAT_GENERATE_LOGITS. Errors: E_BUSY. */
+NANOCHAT_API nanochat_status nanochat_stream_logits(nanochat_stream *stream, float *logits,
+                                                    size_t capacity, size_t *count,
+                                                    nanochat_error **err);
+
+/* nanochat_stream_embedding writes the embedding of the prompt: the mean over its tokens of what
+ * the last layer gives, normalised as for the head. *count is set as in nanochat_tokenize; it is 0
+ * until the prompt is computed, which the first piece or the end tells.
+ * Errors: E_INVALID (opened without NANOCHAT_GENERATE_EMBEDDING), E_BUSY. */
+NANOCHAT_API nanochat_status nanochat_stream_embedding(nanochat_stream *stream, float *values,
+                                                       size_t capacity, size_t *count,
+                                                       nanochat_error **err);
+
 /* nanochat_stream_stats writes *stats, which nanochat_stats_init has made ready. */
 NANOCHAT_API nanochat_status nanochat_stream_stats(nanochat_stream *stream, nanochat_stats *stats,
                                                    nanochat_error **err);
@@ -369,6 +443,55 @@ NANOCHAT_API nanochat_status nanochat_stream_cancel(nanochat_stream *stream);
  * computed. NULL does nothing. It fails with E_CLOSED or E_INVALID where there is nothing
  * to close. */
 NANOCHAT_API nanochat_status nanochat_stream_close(nanochat_stream *stream);
+
+/* nanochat_streams_open is nanochat_stream_open for count prompts with the same options: it opens
+ * all of them, or none. lengths may be NULL: then prompts end with NUL. streams takes count
+ * handles, each to be closed by itself. */
+NANOCHAT_API nanochat_status nanochat_streams_open(nanochat_model *model,
+                                                   const char *const *prompts,
+                                                   const size_t *lengths, size_t count,
+                                                   const nanochat_generate_options *options,
+                                                   nanochat_stream **streams, nanochat_error **err);
+
+/* nanochat_streams_wait waits up to timeout_ms until one of count streams has something to read,
+ * and sets *index to its place: nanochat_stream_next will not wait there. Streams whose end, or
+ * error, was read are passed over, as are NULL handles; once that is so for all, *index is count.
+ * While it waits it counts as the reader of every stream.
+ *
+ * Errors: E_TIMEOUT, E_BUSY, E_CLOSED, E_INVALID (also where all handles are NULL). */
+NANOCHAT_API nanochat_status nanochat_streams_wait(nanochat_stream *const *streams, size_t count,
+                                                   uint32_t timeout_ms, size_t *index,
+                                                   nanochat_error **err);
+
+/* ------------------------------------------------------------------ sessions */
+
+/* nanochat_session_open makes a session: a text that grows, of which everything that was computed
+ * is kept. It keeps the model. Errors: E_NOMEM, and those of a handle. */
+NANOCHAT_API nanochat_status nanochat_session_open(nanochat_model *model,
+                                                   nanochat_session **session,
+                                                   nanochat_error **err);
+
+/* nanochat_session_stream is nanochat_stream_open for text that follows everything so far. The
+ * answer becomes part of the session as it is read. A session has one stream at a time.
+ * Errors: also E_BUSY (the last stream was neither read to its end nor closed). */
+NANOCHAT_API nanochat_status nanochat_session_stream(nanochat_session *session, const char *text,
+                                                     size_t length,
+                                                     const nanochat_generate_options *options,
+                                                     nanochat_stream **stream,
+                                                     nanochat_error **err);
+
+/* nanochat_session_tokens writes the ids of everything so far, in the way of nanochat_tokenize. */
+NANOCHAT_API nanochat_status nanochat_session_tokens(nanochat_session *session, int32_t *ids,
+                                                     size_t capacity, size_t *count,
+                                                     nanochat_error **err);
+
+/* nanochat_session_truncate keeps the first keep tokens, all if there are fewer. Errors: E_BUSY. */
+NANOCHAT_API nanochat_status nanochat_session_truncate(nanochat_session *session, size_t keep,
+                                                       nanochat_error **err);
+
+/* nanochat_session_close ends the handle. A stream of it goes on. NULL does nothing. It fails with
+ * E_CLOSED or E_INVALID where there is nothing to close. */
+NANOCHAT_API nanochat_status nanochat_session_close(nanochat_session *session);
 
 /* ----------------------------------------------------------------------- zoo */
 

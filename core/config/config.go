@@ -21,11 +21,12 @@ type Config struct {
 	// Model is the shape of the network.
 	Model Model
 	// The rest is for training.
-	Data     Data
-	Train    Train
-	Schedule Schedule
-	Optim    Optim
-	Anomaly  Anomaly
+	Data      Data
+	Train     Train
+	Schedule  Schedule
+	Optim     Optim
+	Anomaly   Anomaly
+	Telemetry Telemetry
 
 	source map[string]string
 }

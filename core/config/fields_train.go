@@ -7,8 +7,8 @@ const (
 	maxRows   = 1 << 16
 )
 
-// trainFields are the keys of [data], [train], [schedule], [optim.CLASS] and
-// [anomaly].
+// trainFields are the keys of [data], [train], [schedule], [optim.CLASS],
+// [anomaly] and [telemetry].
 func trainFields() []field {
 	out := []field{
 		{key: "data.path", doc: "directory of prepared data", at: func(c *Config) any { return &c.Data.Path }},
@@ -79,10 +79,18 @@ func trainFields() []field {
 		field{"anomaly.window", "steps that running means and medians look back", func(c *Config) any { return &c.Anomaly.Window }, 8, 1 << 16, nil},
 		field{"anomaly.loss_sigma", "standard deviations that a loss may lie above the mean; 0: off", func(c *Config) any { return &c.Anomaly.LossSigma }, 0, 1e3, nil},
 		field{"anomaly.grad_ratio", "times the median that a gradient norm may be; 0: off", func(c *Config) any { return &c.Anomaly.GradRatio }, 0, 1e9, nil},
+		field{"anomaly.entropy_sigma", "standard deviations that the entropy of the predictions may lie from the mean; 0: off", func(c *Config) any { return &c.Anomaly.EntropySigma }, 0, 1e3, nil},
 		field{"anomaly.flip_rate", "share of trits that may change in a step; 0: off", func(c *Config) any { return &c.Anomaly.FlipRate }, 0, 1, nil},
+		field{"anomaly.flip_ratio", "times the median that this share may be; 0: off", func(c *Config) any { return &c.Anomaly.FlipRatio }, 0, 1e9, nil},
 		field{"anomaly.zero_min", "least share of zero trits; 0: off", func(c *Config) any { return &c.Anomaly.ZeroMin }, 0, 1, nil},
 		field{"anomaly.zero_max", "largest share of zero trits; 0: off", func(c *Config) any { return &c.Anomaly.ZeroMax }, 0, 1, nil},
 		field{"anomaly.cosine", "largest mean cosine between residual streams; 0: off", func(c *Config) any { return &c.Anomaly.Cosine }, 0, 1, nil},
 		field{"anomaly.patience", "bad steps in a row after which the training stops; 0: never", func(c *Config) any { return &c.Anomaly.Patience }, 0, maxSteps, nil},
+
+		field{key: "telemetry.tensorboard", doc: "write event files for TensorBoard", at: func(c *Config) any { return &c.Telemetry.TensorBoard }},
+		field{key: "telemetry.tensorboard_dir", doc: "their directory (default: tensorboard in that of the run)", at: func(c *Config) any { return &c.Telemetry.TensorBoardDir }},
+		field{key: "telemetry.histograms", doc: "with the distributions of trits and weights at evaluations", at: func(c *Config) any { return &c.Telemetry.Histograms }},
+		field{key: "telemetry.sample", doc: "a text that the model goes on with at evaluations", at: func(c *Config) any { return &c.Telemetry.Sample }},
+		field{"telemetry.sample_tokens", "tokens that it goes on for; 0: none", func(c *Config) any { return &c.Telemetry.SampleTokens }, 0, 4096, nil},
 	)
 }

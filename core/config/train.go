@@ -122,8 +122,12 @@ type Anomaly struct {
 	LossSigma float64
 	// GradRatio is how many times the median a gradient norm may be.
 	GradRatio float64
-	// FlipRate is the largest share of trits that may change in a step.
-	FlipRate float64
+	// EntropySigma is how many standard deviations the entropy of the predictions may
+	// lie from the mean, on either side.
+	EntropySigma float64
+	// FlipRate is the largest share of trits that may change in a step, and FlipRatio
+	// how many times the median it may be.
+	FlipRate, FlipRatio float64
 	// ZeroMin and ZeroMax bound the share of zero trits.
 	ZeroMin, ZeroMax float64
 	// Cosine is the largest mean cosine between residual streams.
@@ -131,6 +135,20 @@ type Anomaly struct {
 	// Patience is the number of bad steps in a row (skipped, or of anomalous loss)
 	// after which the training stops.
 	Patience int
+}
+
+// Telemetry says what a training shows of itself besides metrics.jsonl.
+type Telemetry struct {
+	// TensorBoard writes event files to TensorBoardDir; empty: the directory tensorboard
+	// of the run.
+	TensorBoard    bool
+	TensorBoardDir string
+	// Histograms adds, at every evaluation, the distributions of trits and weights.
+	Histograms bool
+	// Sample is the beginning of a text that the model goes on with for SampleTokens
+	// tokens at every evaluation. 0: none.
+	Sample       string
+	SampleTokens int
 }
 
 // defaultConfig holds the default of every key that has one: the recipe for about
@@ -150,10 +168,11 @@ func defaultConfig() *Config {
 			Rows: 32, LogEvery: 10, EvalEvery: 250, CheckpointEvery: 250, EvalTokens: 1 << 18,
 			KeepLast: 2, KeepBest: 1, ZLoss: 1e-4, Clip: 1,
 		},
-		Schedule: Schedule{Shape: ShapeWSD, Warmup: 40, Decay: 0.5, Final: 0.02},
-		Optim:    Optim{Matrix: matrix, Embedding: with(0.03), Head: with(0.004), Scalar: with(0.01), MHC: with(0.01)},
-		Anomaly:  Anomaly{Window: 128, LossSigma: 6, GradRatio: 10, FlipRate: 0.05, ZeroMin: 0.05, ZeroMax: 0.95, Cosine: 0.999, Patience: 20},
-		source:   map[string]string{},
+		Schedule:  Schedule{Shape: ShapeWSD, Warmup: 40, Decay: 0.5, Final: 0.02},
+		Optim:     Optim{Matrix: matrix, Embedding: with(0.03), Head: with(0.004), Scalar: with(0.01), MHC: with(0.01)},
+		Anomaly:   Anomaly{Window: 128, LossSigma: 6, GradRatio: 10, EntropySigma: 8, FlipRate: 0.05, FlipRatio: 5, ZeroMin: 0.05, ZeroMax: 0.95, Cosine: 0.999, Patience: 20},
+		Telemetry: Telemetry{TensorBoard: true, Histograms: true, Sample: "fn main() {", SampleTokens: 64},
+		source:    map[string]string{},
 	}
 }
 

@@ -16,6 +16,7 @@ const (
 	NonFinite Kind = "non_finite" // the loss or a gradient is not a finite number
 	LossSpike Kind = "loss"       // the loss lies far above its running mean
 	GradSpike Kind = "grad_norm"  // the gradient norm lies far above its running median
+	Entropy   Kind = "entropy"    // the entropy of the predictions lies far from its running mean
 	Flips     Kind = "flip_rate"  // many trits changed in one step
 	Zeros     Kind = "zero_fraction"
 	Collapse  Kind = "collapse" // the residual streams have become alike
@@ -40,10 +41,12 @@ type detector struct {
 
 // Detector is the state of the detectors.
 type Detector struct {
-	// Losses and Norms are those of the last steps that were not anomalous, the
-	// oldest first.
-	Losses []float64 `json:"losses"`
-	Norms  []float64 `json:"norms"`
+	// Losses and Norms are those of the last steps that were not anomalous, Entropies and
+	// Flips of all, the oldest first; flips are measured with every line of the log only.
+	Losses    []float64 `json:"losses"`
+	Norms     []float64 `json:"norms"`
+	Entropies []float64 `json:"entropies,omitempty"`
+	Flips     []float64 `json:"flips,omitempty"`
 	// Streak is the bad steps in a row: skipped, or with an anomalous loss.
 	Streak int `json:"streak"`
 	// Counts is how often each kind was found, and Told the step at which it was last
@@ -65,7 +68,9 @@ func (d *detector) restore(s Detector) {
 		s.Told = map[Kind]int{}
 	}
 	d.s = s
-	d.s.Losses, d.s.Norms = last(s.Losses, d.limits.Window), last(s.Norms, d.limits.Window)
+	for _, v := range []*[]float64{&d.s.Losses, &d.s.Norms, &d.s.Entropies, &d.s.Flips} {
+		*v = last(*v, d.limits.Window)
+	}
 }
 
 // look takes the numbers of a step and returns what is to be reported.
@@ -97,9 +102,23 @@ func (d *detector) look(m *Metrics) (events []Event) {
 		} else {
 			d.s.Norms = last(append(d.s.Norms, norm), d.limits.Window)
 		}
+		entropy := float64(m.Entropy)
+		if d.entropyIsAnomalous(entropy) {
+			mean, std := meanStd(d.s.Entropies)
+			report(Entropy, "the entropy of the predictions, %.4g nats, is %+.1f standard deviations from the mean %.4g of %d steps", entropy, (entropy-mean)/std, mean, len(d.s.Entropies))
+		}
+		// Unlike a loss, it may stay where it went, and then is what it is compared with.
+		d.s.Entropies = last(append(d.s.Entropies, entropy), d.limits.Window)
 	}
-	if v := m.FlipRate; v != nil && d.limits.FlipRate > 0 && float64(*v) > d.limits.FlipRate {
-		report(Flips, "%.2f %% of the trits changed in one step, limit %.2f %%", 100**v, 100*d.limits.FlipRate)
+	if m.FlipRate != nil && !m.Skipped {
+		flips, usual := float64(*m.FlipRate), median(d.s.Flips)
+		switch {
+		case d.limits.FlipRate > 0 && flips > d.limits.FlipRate:
+			report(Flips, "%.2f %% of the trits changed in one step, limit %.2f %%", 100*flips, 100*d.limits.FlipRate)
+		case d.limits.FlipRatio > 0 && len(d.s.Flips) >= minSamples && flips > d.limits.FlipRatio*max(usual, minFlips):
+			report(Flips, "%.3g %% of the trits changed in one step, %.1f times the median %.3g %% of %d steps", 100*flips, flips/max(usual, minFlips), 100*usual, len(d.s.Flips))
+		}
+		d.s.Flips = last(append(d.s.Flips, flips), d.limits.Window)
 	}
 	if v := m.ZeroFraction; v != nil {
 		if lo := d.limits.ZeroMin; lo > 0 && float64(*v) < lo {
@@ -125,6 +144,21 @@ func (d *detector) lossIsAnomalous(loss float64) bool {
 	}
 	mean, std := meanStd(d.s.Losses)
 	return loss > mean+d.limits.LossSigma*std
+}
+
+// minFlips is a share of trits too small for its multiples to be of note.
+const minFlips = 1e-5
+
+// minEntropyNoise is the least standard deviation of the entropy of predictions, as a
+// share of its mean.
+const minEntropyNoise = 0.01
+
+func (d *detector) entropyIsAnomalous(entropy float64) bool {
+	if d.limits.EntropySigma == 0 || len(d.s.Entropies) < minSamples {
+		return false
+	}
+	mean, std := meanStd(d.s.Entropies)
+	return math.Abs(entropy-mean) > d.limits.EntropySigma*max(std, minEntropyNoise*mean)
 }
 
 // diverged reports whether the run should stop.

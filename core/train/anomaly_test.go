@@ -22,7 +22,8 @@ func limits(t testing.TB) config.Anomaly {
 func healthy(r *rng.Source, i int) *Metrics {
 	return &Metrics{
 		Step: i, Loss: Number(2 + 6*math.Exp(-float64(i)/300) + 0.1*r.Normal()), GradNorm: Number(0.5 * math.Exp(0.3*r.Normal())),
-		FlipRate: number(0.01), ZeroFraction: number(0.4), Cosine: number(0.5),
+		Entropy:  Number(2 + 5*math.Exp(-float64(i)/300) + 0.1*r.Normal()),
+		FlipRate: number(0.005 * math.Exp(0.3*r.Normal())), ZeroFraction: number(0.4), Cosine: number(0.5),
 	}
 }
 
@@ -39,6 +40,9 @@ func TestDetectorsFire(t *testing.T) {
 		{"loss", func(m *Metrics) { m.Loss += 3 }, LossSpike, "standard deviations above the mean"},
 		{"gradient norm", func(m *Metrics) { m.GradNorm = 50 }, GradSpike, "times the median"},
 		{"flips", func(m *Metrics) { m.FlipRate = number(0.06) }, Flips, "6.00 % of the trits changed in one step, limit 5.00 %"},
+		{"entropy falls", func(m *Metrics) { m.Entropy = 0.5 }, Entropy, "standard deviations from the mean"},
+		{"entropy rises", func(m *Metrics) { m.Entropy = 6 }, Entropy, "is +"},
+		{"flips drift", func(m *Metrics) { m.FlipRate = number(0.0499) }, Flips, "times the median"},
 		{"few zeros", func(m *Metrics) { m.ZeroFraction = number(0.01) }, Zeros, "1.0 % of the trits are zero, less than 5.0 %"},
 		{"many zeros", func(m *Metrics) { m.ZeroFraction = number(0.99) }, Zeros, "99.0 % of the trits are zero, more than 95.0 %"},
 		{"collapse", func(m *Metrics) { m.Cosine = number(0.9999) }, Collapse, "the mean cosine between residual streams is 0.9999, limit 0.9990"},
@@ -74,6 +78,7 @@ func TestDetectorsOff(t *testing.T) {
 		d.look(healthy(r, i))
 	}
 	m := healthy(r, 100)
+	m.Entropy = 0.1
 	m.Loss, m.GradNorm, m.FlipRate, m.ZeroFraction, m.Cosine = 99, 1e9, number(1), number(1), number(1)
 	require.Empty(t, d.look(m))
 	require.False(t, d.diverged())

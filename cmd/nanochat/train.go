@@ -105,6 +105,9 @@ func planPairs(p *train.Plan) []pair {
 	for _, part := range p.Memory {
 		out = append(out, pair{"", ""}, pair{"  " + part.Name, bytesText(part.Bytes)})
 	}
+	if !p.Fits() {
+		return append(out, pair{"machine", bytesText(p.MachineMemory) + " of memory: the run does not fit, and no step was measured"})
+	}
 	out = append(out, pair{"step", fmt.Sprintf("%.0f ms, %.0f tokens/s", p.StepSeconds*1e3, p.TokensPerSecond)})
 	if p.MFU > 0 {
 		out = append(out, pair{"", ""}, pair{"mfu", fmt.Sprintf("%.3f of %.0f GFLOP/s", p.MFU, p.Peak/1e9)})

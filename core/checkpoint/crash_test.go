@@ -2,6 +2,7 @@ package checkpoint_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"syscall"
 	"testing"
@@ -175,4 +176,30 @@ func TestDiskFull(t *testing.T) {
 	}
 	t.Logf("RELIABILITY | the disk fills at each byte of a save: nothing half-written is taken for a checkpoint, earlier ones stay | %d of %d | `core/checkpoint TestDiskFull` |", full, full)
 	require.Greater(t, full, 1000)
+}
+
+// little is a disk with so much free.
+type little struct {
+	fsx.FS
+	free int64
+}
+
+func (l little) Free(string) (int64, bool) { return l.free, true }
+
+// TestNoRoom: a save that the disk has no room for, with a fifth to spare, writes
+// nothing and says what it needs and what there is.
+func TestNoRoom(t *testing.T) {
+	c := prepared(t, 1, 2)
+	before := len(c.Ops())
+	need, err := checkpoint.Room(state(3, 4))
+	require.NoError(t, err)
+	require.Greater(t, need, int64(4*4*3*4)) // four tensors of 4 rows and 3 columns
+	_, err = save(little{c, need - 1}, 3, checkpoint.Options{})
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.EqualError(t, err, fmt.Sprintf("checkpoint: run/step-00000003: not saved, it needs %d bytes and %d are free; earlier checkpoints are as they were: %v", need, need-1, syscall.ENOSPC))
+	require.NotContains(t, fmt.Sprint(c.Ops()[before:]), "create")
+	step, _ := latest(t, c)
+	require.Equal(t, 2, step)
+	_, err = save(little{c, need}, 3, checkpoint.Options{})
+	require.NoError(t, err)
 }

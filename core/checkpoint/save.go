@@ -59,6 +59,9 @@ func Save(fsys fsx.FS, dir string, step int, s *State, o Options) (path string, 
 	}
 	name := d.freeName(step)
 	path = filepath.Join(dir, name)
+	if free, ok := fsx.Free(fsys, dir); ok && w.room() > free {
+		return "", w.explain(fsys, path, syscall.ENOSPC)
+	}
 	tmp := path + tmpSuffix
 	if err := w.write(tmp); err != nil {
 		_ = removeTree(fsys, tmp) // the next save tries again
@@ -107,6 +110,19 @@ type saver struct {
 	manifest
 	contents [3]func(io.Writer) error
 	need     int64 // bytes, MANIFEST and directories not counted
+}
+
+// room is the bytes that must be free for a save: a fifth more than it writes, because
+// others write too.
+func (w *saver) room() int64 { return w.need + w.need/5 }
+
+// Room is the bytes that Save wants free on the disk for s.
+func Room(s *State) (int64, error) {
+	w, err := newSaver(0, s)
+	if err != nil {
+		return 0, err
+	}
+	return w.room(), nil
 }
 
 // newSaver checks all that can be checked before anything is written.
@@ -203,7 +219,7 @@ func (f *hashFile) Write(b []byte) (int, error) {
 func (w *saver) explain(fsys fsx.FS, path string, err error) error {
 	what := "not saved"
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) {
-		what = fmt.Sprintf("not saved, it needs %d bytes", w.need)
+		what = fmt.Sprintf("not saved, it needs %d bytes", w.room())
 		if free, ok := fsx.Free(fsys, filepath.Dir(path)); ok {
 			what += fmt.Sprintf(" and %d are free", free)
 		}

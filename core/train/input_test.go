@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -233,6 +234,71 @@ func TestPlan(t *testing.T) {
 	require.Positive(t, p.Memory.Total())
 	require.Empty(t, fsys.Ops(), "a plan writes nothing")
 	require.False(t, strings.Contains(p.Memory[0].Name, "\n"))
+}
+
+// What a run will take is known without taking it; what does not fit is not begun.
+func TestMemory(t *testing.T) {
+	for _, sets := range [][]string{
+		{"model.dim=128", "model.ffn=512", "model.layers=3", "optim.matrix.rule=muon"},
+		{"model.dim=128", "model.ffn=512", "model.layers=3", "model.streams=2", "train.recompute=true", "train.f32=true"},
+		{"model.dim=128", "model.ffn=512", "train.float=true", "model.tie_embeddings=false"},
+	} {
+		c := settings(t, prepared(t), sets...)
+		p, err := MakePlan(context.Background(), c, Options{FS: fsx.NewCrash(1), Peak: 1e12})
+		require.NoError(t, err)
+		require.True(t, p.Fits())
+		f, err := MakePlan(context.Background(), c, Options{FS: fsx.NewCrash(1), memory: 1000, hooks: hooks{network: func(*run) (network, error) {
+			t.Error("a network was made")
+			return nil, nil
+		}}})
+		require.NoError(t, err)
+		require.False(t, f.Fits())
+		require.Zero(t, f.StepSeconds)
+		require.EqualValues(t, 1000, f.MachineMemory)
+		require.InEpsilon(t, p.Memory.Total(), f.Memory.Total(), 0.02, "%v\n%v", p.Memory, f.Memory)
+		require.Len(t, f.Memory, len(p.Memory))
+	}
+	fsys := fsx.NewCrash(1)
+	_, err := train(t, settings(t, prepared(t)), fsys, func(o *Options) { o.memory = 1000 })
+	require.ErrorContains(t, err, "bytes of memory and this machine has 1000")
+	require.Contains(t, hintOf(err), "train.micro_rows")
+	require.Empty(t, fsys.Ops())
+}
+
+// little is a disk with so much free.
+type little struct {
+	fsx.FS
+	free int64
+}
+
+func (l little) Free(string) (int64, bool) { return l.free, true }
+
+// A disk that has no room for a checkpoint is told before the first step, one that has
+// no room for all of them is warned of.
+func TestRoom(t *testing.T) {
+	var log bytes.Buffer
+	run := func(free int64) error {
+		log.Reset()
+		_, err := train(t, settings(t, prepared(t)), little{fsx.NewCrash(1), free}, func(o *Options) {
+			o.Log = &log
+			o.Progress = func(*Progress) {
+				if free < 1e6 {
+					t.Error("a step was taken")
+				}
+			}
+		})
+		return err
+	}
+	// A checkpoint has the weights and two moments of 272·273 numbers.
+	const one = 272 * 273 * 4 * 3
+	err := run(one)
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.ErrorContains(t, err, "run has 891072 bytes free, and a checkpoint needs 10")
+	require.Contains(t, hintOf(err), "--out")
+	require.NoError(t, run(one*2))
+	require.Contains(t, log.String(), "warning: run has 1782144 bytes free, and the 3 checkpoints that the run keeps need 32")
+	require.NoError(t, run(one*4))
+	require.NotContains(t, log.String(), "warning")
 }
 
 // Two trainings do not write into one directory.

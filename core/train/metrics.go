@@ -58,6 +58,9 @@ type Metrics struct {
 	Skipped      bool   `json:"skipped"`
 	NonFinite    string `json:"non_finite,omitempty"`
 	SkippedTotal int    `json:"skipped_total"`
+	// MHCNorms is the norms of the gradients of every tensor of the hyper-connections,
+	// measured with every line of the log.
+	MHCNorms map[string]Number `json:"mhc_norms,omitempty"`
 	// FlipRate is the share of trits that the step changed, ZeroFraction the share
 	// that is zero, Cosine the mean cosine between residual streams. They are measured
 	// with every line of the log.

@@ -53,8 +53,9 @@ func (t trainer) Save(fsys fsx.FS, path string, meta []gguf.KV) error {
 	return t.Model().SaveFS(fsys, path, meta...)
 }
 
-func (t trainer) Memory() Parts {
-	m := t.Trainer.Memory()
+func (t trainer) Memory() Parts { return memoryParts(t.Trainer.Memory()) }
+
+func memoryParts(m model.TrainMemory) Parts {
 	return Parts{
 		{"latent weights", m.Weights}, {"gradients", m.Grads}, {"model", m.Model}, {"factors of the backward pass", m.Factors},
 		{"activations", m.Tape}, {"keys and values", m.Pages}, {"scratch", m.Scratch},

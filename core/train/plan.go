@@ -6,6 +6,8 @@ import (
 
 	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/core/model"
+	"github.com/architehc/nanochat/core/optim"
+	"github.com/architehc/nanochat/kernels"
 )
 
 // Part is the memory of one part of a training.
@@ -38,6 +40,9 @@ type Plan struct {
 	DataTokens int64   `json:"data_tokens"`
 	Epochs     float64 `json:"epochs"`
 	Memory     Parts   `json:"memory"`
+	// MachineMemory is what this machine, or the control group, has, in bytes; 0 if
+	// unknown. Where Memory is more, no step was measured, and Memory is as foreseen.
+	MachineMemory int64 `json:"machine_memory,omitempty"`
 	// StepSeconds is the time of a measured step, and Seconds that of all; evaluations
 	// and checkpoints come on top.
 	StepSeconds     float64 `json:"step_s"`
@@ -48,61 +53,117 @@ type Plan struct {
 	Seconds float64 `json:"seconds"`
 }
 
+// Fits says whether the run fits in the memory of this machine.
+func (p *Plan) Fits() bool { return p.MachineMemory == 0 || p.Memory.Total() <= p.MachineMemory }
+
 // MakePlan says what Run with the same arguments would do from a start, and measures
-// one step after a shorter one. It writes nothing.
+// one step after a shorter one, if it fits in memory. It writes nothing.
 func MakePlan(ctx context.Context, cfg *config.Config, o Options) (*Plan, error) {
 	r, err := open(cfg, o)
 	if err != nil {
 		return nil, err
 	}
 	defer r.close()
-	if err := r.first(); err != nil {
-		return nil, err
-	}
-	if err := r.net.Refresh(); err != nil {
+	if err := r.openLoader(nil); err != nil {
 		return nil, err
 	}
 	t := &cfg.Train
 	p := &Plan{
 		Params: cfg.Model.Params(), Steps: r.total, Rows: t.Rows, SeqLen: t.SeqLen, MicroRows: t.MicroRows,
-		Tokens: int64(r.total) * int64(t.Rows) * int64(t.SeqLen), DataTokens: r.data.Tokens(),
+		Tokens: int64(r.total) * int64(t.Rows) * int64(t.SeqLen), DataTokens: r.data.Tokens(), MachineMemory: r.memory,
 	}
 	p.Epochs = float64(r.total) * float64(t.Rows) / float64(r.loader.RowsPerEpoch())
+	if p.Memory, err = r.foresee(); err != nil || !p.Fits() {
+		return p, err
+	}
+	if err := r.build(); err != nil {
+		return nil, err
+	}
+	return p, r.measurePlan(ctx, p)
+}
+
+// measurePlan takes a step and notes how long it took, and the memory that the run
+// allocated.
+func (r *run) measurePlan(ctx context.Context, p *Plan) error {
+	if err := r.weights(); err != nil {
+		return err
+	}
+	if err := r.net.Refresh(); err != nil {
+		return err
+	}
 	r.findPeak()
 	r.began = r.clock.Now()
 	// One batch of a few rows warms caches and threads up.
 	b, err := r.loader.Next(ctx)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		_, err = r.net.Backward(batchOf(b, 0, r.cfg.Train.MicroRows), model.LossOptions{Scale: 1})
 	}
-	if _, err := r.net.Backward(batchOf(b, 0, t.MicroRows), model.LossOptions{Scale: 1}); err != nil {
-		return nil, err
+	if err != nil {
+		return err
 	}
 	m, err := r.step(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
-		return nil, err
+		return err
 	}
 	if m.Skipped {
-		return nil, &Error{What: fmt.Sprintf("the first step failed: %s is not finite", m.NonFinite)}
+		return &Error{What: fmt.Sprintf("the first step failed: %s is not finite", m.NonFinite)}
 	}
 	p.StepSeconds, p.TokensPerSecond = float64(m.StepMS)/1e3, float64(m.TokensPerSecond)
 	p.MFU, p.Peak = float64(m.MFU), r.peak
 	p.Seconds = p.StepSeconds * float64(r.total)
-	// What a run holds: the network and the optimizer as they counted, the data of all
-	// batches that are made ahead, and the copies of trits for flips.
-	p.Memory = r.net.Memory()
-	om := r.opt.Memory()
-	p.Memory = append(p.Memory, Part{"optimizer state", int64(om.State)}, Part{"optimizer scratch", int64(om.Scratch)},
-		Part{"batches", 2 * 3 * 4 * int64(t.Rows) * int64(t.SeqLen)})
 	var trits int64
 	for _, w := range r.net.Projections() {
 		trits += int64(len(w.Tiles))
 	}
-	if trits > 0 {
-		p.Memory = append(p.Memory, Part{"copy of the trits", trits})
-	}
-	return p, nil
+	om := r.opt.Memory()
+	p.Memory = r.parts(r.net.Memory(), int64(om.State), int64(om.Scratch), trits)
+	return nil
 }
+
+// parts adds to the memory of the network that of the optimizer, of the batches that
+// are made ahead and of the copies of trits for flips.
+func (r *run) parts(network Parts, state, scratch, trits int64) Parts {
+	p := append(network, Part{"optimizer state", state}, Part{"optimizer scratch", scratch},
+		Part{"batches", 2 * 3 * 4 * int64(r.cfg.Train.Rows) * int64(r.cfg.Train.SeqLen)})
+	if trits > 0 {
+		p = append(p, Part{"copy of the trits", trits})
+	}
+	return p
+}
+
+// foresee is the memory that the run will take, to about a percent, without taking it.
+func (r *run) foresee() (Parts, error) {
+	c := &r.cfg.Model
+	m, err := model.TrainMemoryOf(*c, trainOptions(r.cfg, r.set, r.team))
+	if err != nil {
+		return nil, &Error{What: "the network", Err: err}
+	}
+	rules, count := rulesOf(r.cfg), c.Params()
+	words := func(class optim.Class) int64 {
+		if rules[class].Kind == optim.AdamW {
+			return 2
+		}
+		return 1
+	}
+	state := 4 * (count.Ternary*words(optim.Matrix) + count.Embedding*words(optim.Embedding) + count.Head*words(optim.Head) +
+		count.Norms*words(optim.Scalar) + count.MHC*words(optim.MHC))
+	scratch := int64(0)
+	if rules[optim.Matrix].Kind == optim.Muon {
+		// Two copies of the largest matrix, two squares of its shorter side, and what
+		// every worker multiplies in.
+		dim, heads := int64(c.Dim), int64(c.Heads*c.HeadDim)
+		long, square := dim*max(int64(c.FFN), heads), max(min(dim, int64(c.FFN)), min(dim, heads))
+		scratch = 8*(long+square*square) + int64(kernels.MatMulScratch()*r.team.Size())
+	}
+	trits := int64(0)
+	if !r.cfg.Train.Float {
+		trits = count.Ternary / 4
+	}
+	return r.parts(memoryParts(m), state, scratch, trits), nil
+}
+
+// lessMemory is what to do about a run that does not fit.
+const lessMemory = "lower train.micro_rows or train.seq_len, set train.recompute = true, or train a smaller model"

@@ -2,9 +2,11 @@ package train
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
+	"github.com/architehc/nanochat/core/optim"
 	"github.com/architehc/nanochat/core/ternary"
 	"github.com/architehc/nanochat/kernels"
 )
@@ -107,6 +109,21 @@ func (r *run) keepTrits() {
 	for i, w := range now {
 		copy(r.last[i].Tiles, w.Tiles)
 	}
+}
+
+// mhcNorms is the norms of the gradients of the hyper-connections' tensors.
+func (r *run) mhcNorms() map[string]Number {
+	norms := map[string]Number{}
+	for i := range r.params {
+		if p := &r.params[i]; p.Class == optim.MHC {
+			sum := 0.0
+			for _, g := range p.G {
+				sum += float64(g) * float64(g)
+			}
+			norms[p.Name] = Number(math.Sqrt(sum))
+		}
+	}
+	return norms
 }
 
 // trits counts what the update did to them.

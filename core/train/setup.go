@@ -12,10 +12,11 @@ import (
 	"github.com/architehc/nanochat/core/internal/fsx"
 	"github.com/architehc/nanochat/core/optim"
 	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/numa"
 	"github.com/architehc/nanochat/kernels/team"
 )
 
-// open makes everything that a run needs, with first weights, and writes nothing.
+// open opens the data and checks the options, and writes nothing; see build.
 func open(cfg *config.Config, o Options) (r *run, err error) {
 	if o.Set == nil {
 		o.Set = kernels.Best()
@@ -30,6 +31,9 @@ func open(cfg *config.Config, o Options) (r *run, err error) {
 		o.Resume = ResumeAuto
 	}
 	r = &run{cfg: cfg, o: o, fs: o.FS, clock: o.Clock, set: o.Set, total: cfg.Train.TotalSteps(), saved: -1, detect: newDetector(cfg.Anomaly)}
+	if r.memory = o.memory; r.memory == 0 {
+		r.memory = int64(numa.MemoryLimit())
+	}
 	defer func() {
 		if err != nil {
 			r.close()
@@ -46,22 +50,25 @@ func open(cfg *config.Config, o Options) (r *run, err error) {
 		return r, err
 	}
 	r.team = team.New(cfg.Train.Threads, team.Options{})
+	return r, nil
+}
+
+// build makes the network and its optimizer.
+func (r *run) build() (err error) {
 	make := newNetwork
-	if o.hooks.network != nil {
-		make = o.hooks.network
+	if r.o.hooks.network != nil {
+		make = r.o.hooks.network
 	}
 	if r.net, err = make(r); err != nil {
-		return r, err
+		return err
 	}
 	r.params = r.net.Params()
-	schedule := scheduleOf(cfg)
+	schedule := scheduleOf(r.cfg)
 	schedule.Total = r.total
-	if r.opt, err = optim.New(r.params, optim.Options{
-		Rules: rulesOf(cfg), Schedule: schedule, Clip: cfg.Train.Clip, BF16: !cfg.Train.F32, Set: r.set, Team: r.team,
-	}); err != nil {
-		return r, err
-	}
-	return r, nil
+	r.opt, err = optim.New(r.params, optim.Options{
+		Rules: rulesOf(r.cfg), Schedule: schedule, Clip: r.cfg.Train.Clip, BF16: !r.cfg.Train.F32, Set: r.set, Team: r.team,
+	})
+	return err
 }
 
 // openData opens the shards and their tokenizer and checks that all belong together.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/architehc/nanochat/core/checkpoint"
 	"github.com/architehc/nanochat/core/config"
@@ -123,6 +124,9 @@ func (r *run) start() error {
 	if err := r.takeLock(); err != nil {
 		return err
 	}
+	if err := r.room(); err != nil {
+		return err
+	}
 	text := r.cfg.TOML()
 	if err := fsx.WriteAtomic(r.fs, r.path("config.toml"), func(w io.Writer) error {
 		_, err := io.WriteString(w, text)
@@ -179,18 +183,54 @@ func (r *run) find() (*checkpoint.State, error) {
 	return checkpoint.Load(r.fs, r.o.Resume)
 }
 
+// room refuses a run whose first checkpoint will not fit on the disk, and warns of one
+// whose last will not.
+func (r *run) room() error {
+	free, ok := fsx.Free(r.fs, r.cfg.Train.Out)
+	if !ok {
+		return nil
+	}
+	state, err := r.state()
+	if err != nil {
+		return err
+	}
+	one, err := checkpoint.Room(state)
+	if err != nil {
+		return err
+	}
+	if one > free {
+		return &Error{What: fmt.Sprintf("%s has %d bytes free, and a checkpoint needs %d", r.cfg.Train.Out, free, one), Err: syscall.ENOSPC,
+			Hint: "free some space, or choose a directory on another disk with --out"}
+	}
+	t := &r.cfg.Train
+	kept := int64(1)
+	if t.CheckpointEvery > 0 {
+		kept = min(int64(r.total/t.CheckpointEvery)+1, int64(t.KeepLast+t.KeepBest+1)) // nothing goes before the next one is safe
+	}
+	if r.resumed == 0 && kept*one > free {
+		r.logf("warning: %s has %d bytes free, and the %d checkpoints that the run keeps need %d", t.Out, free, kept, kept*one)
+	}
+	return nil
+}
+
 // first is the state of a start.
 func (r *run) first() error {
-	r.net.Init(uint64(r.cfg.Train.Seed))
-	if r.cfg.Train.InitFrom != "" {
-		if err := r.fillFrom(r.cfg.Train.InitFrom); err != nil {
-			return err
-		}
+	if err := r.weights(); err != nil {
+		return err
 	}
 	if err := r.openLoader(nil); err != nil {
 		return err
 	}
 	r.meta.Cursor = r.loader.Cursor()
+	return nil
+}
+
+// weights makes the first weights.
+func (r *run) weights() error {
+	r.net.Init(uint64(r.cfg.Train.Seed))
+	if r.cfg.Train.InitFrom != "" {
+		return r.fillFrom(r.cfg.Train.InitFrom)
+	}
 	return nil
 }
 

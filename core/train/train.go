@@ -53,6 +53,8 @@ type Options struct {
 	Clock clock.Clock
 
 	hooks hooks
+	// memory stands in for that of the machine, in tests.
+	memory int64
 }
 
 // hooks are for tests.
@@ -115,6 +117,7 @@ type run struct {
 	detect    *detector
 	metrics   *metricsFile
 	lock      fsx.File
+	memory    int64 // of the machine, in bytes; 0: unknown
 
 	// The state of the run after the last whole step; meta is what a checkpoint keeps.
 	meta     meta
@@ -142,6 +145,16 @@ func Run(ctx context.Context, cfg *config.Config, o Options) (*Result, error) {
 		return nil, err
 	}
 	defer r.close()
+	need, err := r.foresee()
+	if err != nil {
+		return nil, err
+	}
+	if total := need.Total(); r.memory > 0 && total > r.memory {
+		return nil, &Error{What: fmt.Sprintf("the run needs %d bytes of memory and this machine has %d", total, r.memory), Hint: lessMemory}
+	}
+	if err := r.build(); err != nil {
+		return nil, err
+	}
 	if err := r.start(); err != nil {
 		return nil, err
 	}
@@ -264,8 +277,10 @@ func (r *run) step(ctx context.Context) (*Metrics, error) {
 		r.params[0].G[0] = float32(math.NaN())
 	}
 	sample := t.LogEvery > 0 && step%t.LogEvery == 0
+	var mhcNorms map[string]Number
 	if sample {
 		r.keepTrits()
+		mhcNorms = r.mhcNorms()
 	}
 	report, err := r.opt.Step()
 	if err != nil {
@@ -285,7 +300,7 @@ func (r *run) step(ctx context.Context) (*Metrics, error) {
 	if report.Skipped && !lossIsFinite {
 		m.NonFinite = "the loss"
 	}
-	if sample {
+	if m.MHCNorms = mhcNorms; sample {
 		r.trits(m)
 	}
 	return m, nil

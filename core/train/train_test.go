@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -165,6 +166,7 @@ func TestTwinAndStreams(t *testing.T) {
 	m := lines(t, fsys)[5]
 	require.NotContains(t, m, "flip_rate")
 	require.NotContains(t, m, "stream_cosine")
+	require.NotContains(t, m, "mhc_norms")
 	require.Less(t, m["ce"], 5.5)
 	_, err = train(t, settings(t, dir, "train.steps=6"), fsys, real)
 	require.ErrorContains(t, err, "train.float: is false, but the run began with true")
@@ -176,5 +178,12 @@ func TestTwinAndStreams(t *testing.T) {
 	require.Contains(t, m, "flip_rate")
 	require.Contains(t, m, "zero_fraction")
 	require.InDelta(t, 0.5, m["stream_cosine"], 0.5)
+	// The norms of the tensors are the parts of that of their class.
+	sum := 0.0
+	for name, v := range m["mhc_norms"].(map[string]any) {
+		require.Contains(t, name, ".mhc_")
+		sum += v.(float64) * v.(float64)
+	}
+	require.InEpsilon(t, m["norms"].(map[string]any)["mhc"], math.Sqrt(sum), 1e-4)
 	require.NotEmpty(t, readAll(t, fsys, "run/model.gguf"))
 }

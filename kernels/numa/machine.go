@@ -61,6 +61,9 @@ func ReadMachineFS(root fs.FS) Machine {
 		m.Cores += n.Cores
 		m.MemBytes += n.MemBytes
 	}
+	if m.MemBytes == 0 {
+		m.MemBytes = readMemTotal(root, "proc/meminfo")
+	}
 	m.Caches = readCaches(root)
 	m.Governor = readLine(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 	m.Kernel = readLine(root, "proc/sys/kernel/osrelease")

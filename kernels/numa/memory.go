@@ -146,6 +146,13 @@ func firstTouch(b []byte, page int, n Node) error {
 		}
 		done := make(chan error)
 		go func() { // a goroutine of its own: its thread may stay bound if restoring fails
+			var err error
+			defer func() {
+				if p := recover(); p != nil { // as where the system has no page to give
+					err = fmt.Errorf("numa: writing to new memory: %v", p)
+				}
+				done <- err
+			}()
 			old, err := Bind(c)
 			if err == nil {
 				for i := 0; i < len(b); i += page {
@@ -153,7 +160,6 @@ func firstTouch(b []byte, page int, n Node) error {
 				}
 				Unbind(old)
 			}
-			done <- err
 		}()
 		return <-done
 	}

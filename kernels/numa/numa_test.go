@@ -202,6 +202,31 @@ func TestQuota(t *testing.T) {
 	require.GreaterOrEqual(t, Quota(), 0.0)
 }
 
+func TestMemoryLimit(t *testing.T) {
+	file := func(s string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(s)} }
+	for _, tt := range []struct {
+		name string
+		fs   fstest.MapFS
+		want uint64
+	}{
+		{"nothing known", fstest.MapFS{}, 0},
+		{"v2 unlimited", fstest.MapFS{"proc/self/cgroup": file("0::/a\n"), "sys/fs/cgroup/a/memory.max": file("max\n")}, 0},
+		{"the machine's", fstest.MapFS{"proc/self/cgroup": file("0::/a\n"), "sys/fs/cgroup/a/memory.max": file("9000\n"),
+			"proc/meminfo": file("MemTotal:       7 kB\nMemFree:  1 kB\n")}, 7 << 10},
+		{"v2, the parent's is smaller", fstest.MapFS{"proc/self/cgroup": file("0::/a/b\n"),
+			"sys/fs/cgroup/a/b/memory.max": file("8000\n"), "sys/fs/cgroup/a/memory.max": file("3000\n")}, 3000},
+		{"v1", fstest.MapFS{"proc/self/cgroup": file("4:cpu:/y\n2:memory:/x\n"), "sys/fs/cgroup/memory/x/memory.limit_in_bytes": file("5000\n")}, 5000},
+		{"v1 unlimited", fstest.MapFS{"proc/self/cgroup": file("2:memory:/x\n"),
+			"sys/fs/cgroup/memory/x/memory.limit_in_bytes": file("9223372036854771712\n")}, 0},
+		{"nonsense", fstest.MapFS{"proc/self/cgroup": file("0::/a\n"), "sys/fs/cgroup/a/memory.max": file("-5\n")}, 0},
+	} {
+		require.Equal(t, tt.want, MemoryLimitFS(tt.fs), tt.name)
+	}
+	if runtime.GOOS == "linux" {
+		require.Greater(t, MemoryLimit(), uint64(1<<20))
+	}
+}
+
 func TestParseMaps(t *testing.T) {
 	maps, err := ParseMaps(strings.NewReader(
 		"5603c093a000 default file=/usr/bin/head mapped=2 N0=2 kernelpagesize_kB=4\n" +

@@ -15,34 +15,69 @@ func Quota() float64 { return QuotaFS(os.DirFS("/")) }
 // QuotaFS is Quota on a file system like Linux's root, with proc and sys/fs/cgroup.
 // The smallest limit on the way to the root of the hierarchy counts.
 func QuotaFS(root fs.FS) float64 {
-	b, err := fs.ReadFile(root, "proc/self/cgroup")
-	if err != nil {
-		return 0
-	}
 	least := 0.0
-	take := func(q float64) {
+	groups(root, "cpu", func(dir string, v2 bool) {
+		q := 0.0
+		if v2 {
+			q = quotaV2(root, path.Join(dir, "cpu.max"))
+		} else {
+			q = quotaV1(root, dir)
+		}
 		if q > 0 && (least == 0 || q < least) {
 			least = q
 		}
+	})
+	return least
+}
+
+// MemoryLimit is the bytes of memory that this process may have: the machine's, or
+// those of its control group; 0 if unknown. Swap is not counted.
+func MemoryLimit() uint64 { return MemoryLimitFS(os.DirFS("/")) }
+
+// MemoryLimitFS is MemoryLimit on a file system like Linux's root.
+func MemoryLimitFS(root fs.FS) uint64 {
+	least := ReadMachineFS(root).MemBytes
+	groups(root, "memory", func(dir string, v2 bool) {
+		name := "memory.limit_in_bytes"
+		if v2 {
+			name = "memory.max"
+		}
+		b, err := fs.ReadFile(root, path.Join(dir, name))
+		if err != nil {
+			return
+		}
+		n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+		if err == nil && n > 0 && n < 1<<62 && (least == 0 || n < least) { // without a limit: "max", or about 2^63
+			least = n
+		}
+	})
+	return least
+}
+
+// groups calls f with the directories of this process's control groups with a
+// controller, up to the root of each hierarchy.
+func groups(root fs.FS, controller string, f func(dir string, v2 bool)) {
+	b, err := fs.ReadFile(root, "proc/self/cgroup")
+	if err != nil {
+		return
 	}
 	for line := range strings.Lines(string(b)) {
-		f := strings.SplitN(strings.TrimSpace(line), ":", 3) // id:controllers:path
-		if len(f) != 3 {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3) // id:controllers:path
+		if len(parts) != 3 {
 			continue
 		}
-		for dir := path.Clean("/" + f[2]); ; dir = path.Dir(dir) {
+		for dir := path.Clean("/" + parts[2]); ; dir = path.Dir(dir) {
 			switch {
-			case f[1] == "":
-				take(quotaV2(root, path.Join("sys/fs/cgroup", dir, "cpu.max")))
-			case hasController(f[1], "cpu"):
-				take(quotaV1(root, path.Join("sys/fs/cgroup/cpu", dir)))
+			case parts[1] == "":
+				f(path.Join("sys/fs/cgroup", dir), true)
+			case hasController(parts[1], controller):
+				f(path.Join("sys/fs/cgroup", controller, dir), false)
 			}
 			if dir == "/" {
 				break
 			}
 		}
 	}
-	return least
 }
 
 func hasController(list, name string) bool {

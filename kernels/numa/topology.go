@@ -206,8 +206,9 @@ func readMemTotal(sys fs.FS, name string) uint64 {
 		return 0
 	}
 	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) >= 4 && f[2] == "MemTotal:" {
-			kb, err := strconv.ParseUint(f[3], 10, 50)
+		_, rest, ok := strings.Cut(line, "MemTotal:") // behind "Node 0" in the file of a node
+		if f := strings.Fields(rest); ok && len(f) > 0 {
+			kb, err := strconv.ParseUint(f[0], 10, 50)
 			if err != nil {
 				return 0
 			}

@@ -19,7 +19,9 @@ export NANOCHAT_PROMTOOL := $(CURDIR)/build/tools/promtool
 
 # Packages with goroutines of their own, for the race detector.
 RACE := ./capi ./core/chat ./core/infer/... ./core/internal/... ./core/gguf ./core/model \
-	./core/tokenizer ./core/data ./core/optim ./kernels/team ./kernels/tune ./kernels/numa
+	./core/tokenizer ./core/data ./core/optim ./core/eval ./core/zoo ./kernels/team ./kernels/tune ./kernels/numa
+# Of core/train, what is arithmetic of one network for a minute.
+RACE_SKIP := TestExportedModelIsTheTrainers|TestResume$$|TestPowerLoss|TestInitFrom
 # What is checked under emulation: arithmetic that must give the same bits.
 ARM64 := ./kernels ./core/internal/rng ./core/ternary ./core/mhc ./core/sample
 # Of core/model, whose tests take minutes there: one of every kind of network.
@@ -101,6 +103,7 @@ nocgo: setup-build ## the same on the Go reference kernels, built without cgo
 .PHONY: race
 race: setup-build ## packages with goroutines, under the race detector
 	go test -race -vet=off $(RACE)
+	go test -race -vet=off ./core/train -skip '$(RACE_SKIP)'
 
 .PHONY: arm64
 arm64: setup-build ## the ARM64 kernels and arithmetic, cross-compiled and run by qemu-user

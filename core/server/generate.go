@@ -237,6 +237,9 @@ func (q *query) answer(ctx context.Context, m *chat.Model, c *choice, out output
 			break
 		}
 		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				return cause // Next says only that it is done
+			}
 			return err
 		}
 		if p.ID >= 0 && !p.Echo {

@@ -246,6 +246,9 @@ func (s *Server) handle(rt route) http.HandlerFunc {
 					message: "an internal error; the log of the server says more under this request's X-Request-Id"})
 			}
 			s.finish(rec, r, v)
+			if rec.status == statusGone {
+				panic(http.ErrAbortHandler) // or net/http would send an empty 200
+			}
 		}()
 		if err := s.serve(rec, r, rt); err != nil {
 			s.answer(rec, v, err)

@@ -52,6 +52,7 @@ var layers = map[string]row{
 	"tests/e2e":         {9, nil},
 	"tests/golden":      {9, nil},
 	"tests/interop":     {9, nil},
+	"tests/server":      {9, nil},
 }
 
 // testModules may be imported by test files only.

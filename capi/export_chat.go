@@ -198,7 +198,6 @@ func ncgoStreamEmbedding(h C.uintptr_t, values *C.float, capacity C.size_t, coun
 	return putFloats(h, "values", (*stream).embedding, values, capacity, count, out)
 }
 
-
 func putFloats(h C.uintptr_t, name string, get func(*stream) ([]float32, error), buffer *C.float, capacity C.size_t, count *C.size_t, out *C.uintptr_t) C.int32_t {
 	return call(out, func() error {
 		e, s, err := useStream(uintptr(h))

@@ -19,10 +19,11 @@ func trimmed(messages []Message, i int) string {
 	return strings.TrimSpace(messages[i].Content)
 }
 
-// writePlain joins the contents by line ends.
+// writePlain writes one text: an answer goes on where the message before it ends, as it did
+// when it was made; other messages begin a line.
 func writePlain(w *writer, messages []Message) {
 	for i, m := range messages {
-		if i > 0 && !strings.HasSuffix(messages[i-1].Content, "\n") {
+		if i > 0 && m.Role != RoleAssistant && !strings.HasSuffix(messages[i-1].Content, "\n") {
 			w.put("\n")
 		}
 		w.put(m.Content)
@@ -127,6 +128,19 @@ func writeLlama3(w *writer, messages []Message) {
 		w.token("<|eot_id|>")
 	}
 	header(RoleAssistant)
+}
+
+// writeNanochat writes "<|user|>Hi<|end|><|assistant|>", as core/tokenizer defines it.
+func writeNanochat(w *writer, messages []Message) {
+	for i, m := range messages {
+		w.token("<|" + m.Role + "|>")
+		w.put(m.Content)
+		if continued(messages, i) {
+			return
+		}
+		w.token("<|end|>")
+	}
+	w.token("<|assistant|>")
 }
 
 // writePhi3 writes "<|user|>\nHi<|end|>\n<|assistant|>\n".

@@ -66,6 +66,9 @@ func templates() []template {
 			tokens: []string{"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"}, ends: []string{"<|eot_id|>"},
 			roles: []tokenizer.Role{tokenizer.BOS}, write: writeLlama3,
 		},
+		{ // recognised by its name in the file only
+			name: "nanochat", tokens: []string{"<|system|>", "<|user|>", "<|assistant|>", "<|end|>"}, ends: []string{"<|end|>"}, write: writeNanochat,
+		},
 		{
 			name: "phi3", marks: []string{"<|user|>", "<|assistant|>", "<|end|>"}, foreign: []string{"<|im_start|>"},
 			tokens: []string{"<|system|>", "<|user|>", "<|assistant|>", "<|end|>"}, ends: []string{"<|end|>"}, write: writePhi3,
@@ -126,8 +129,8 @@ func ownTemplate(name, jinja string) (t *template, foreign bool) {
 // the texts that end that answer besides the tokens that always do.
 //
 // template is one of Templates, or "" for the model's own; a model without one is taken for
-// one that continues text and gets "plain": the contents joined by line ends, whoever said
-// them. Special tokens come from the template alone: contents are never searched for any.
+// one that continues text and gets "plain": the contents as one text, in which an answer
+// goes on where the message before it ends, and any other message begins a line. Special tokens come from the template alone: contents are never searched for any.
 //
 // If the last message is the assistant's, the answer continues it.
 //

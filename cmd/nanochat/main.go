@@ -21,6 +21,8 @@ import (
 
 	"github.com/alecthomas/kong"
 	"golang.org/x/term"
+
+	"github.com/architehc/nanochat/core/chat"
 )
 
 // grammar is the whole command line; the tags are its parser and its help.
@@ -28,6 +30,8 @@ type grammar struct {
 	Verbose bool `help:"Show the chain of causes of an error."`
 
 	Generate   generateCmd   `cmd:"" help:"Continue a text."`
+	Chat       chatCmd       `cmd:"" help:"Talk to a model on the terminal."`
+	Complete   completeCmd   `cmd:"" help:"Complete a text at a place in it, for editors."`
 	Serve      serveCmd      `cmd:"" help:"Serve models over HTTP, as OpenAI's programs expect it."`
 	Download   downloadCmd   `cmd:"" help:"Download a model, or go on with it."`
 	List       listCmd       `cmd:"" help:"List the models that have names."`
@@ -180,4 +184,4 @@ func usageOf(err error, args []string) error {
 }
 
 // vars are the texts that the tags of the grammar refer to.
-func vars() kong.Vars { return kong.Vars{} }
+func vars() kong.Vars { return kong.Vars{"templates": strings.Join(chat.Templates(), ", ")} }

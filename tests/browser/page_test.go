@@ -302,6 +302,9 @@ func TestNarrow(t *testing.T) {
 	if wide := p.eval(`return document.documentElement.scrollWidth > innerWidth || document.getElementById("scroll").scrollWidth > innerWidth`); wide != "false" {
 		t.Error("the page is wider than the screen")
 	}
+	if long := p.eval(`return document.documentElement.scrollHeight > innerHeight`); long != "false" {
+		t.Error("the page scrolls, not only the conversation")
+	}
 }
 
 // TestLabels: every control has a name that a screen reader can say.

@@ -154,6 +154,9 @@ func (t *Trainer) run(tw *team.Worker) {
 	b := &t.workers[tw.ID]
 	b.tw = tw
 	b.dx, b.old, b.pending, b.merge = t.dx, t.dxOther, b.pending[:0], pendingMix{}
+	if tw.ID == 0 {
+		t.work.tape.clock.turn = t.work.tape.clock.last
+	}
 	b.head()
 	if !t.learn {
 		return

@@ -190,6 +190,7 @@ var partNames = [parts]string{
 // partClock counts worker 0's time by part, waiting for the others included.
 type partClock struct {
 	last time.Time
+	turn time.Time // end of the last forward
 	sum  [parts]time.Duration
 }
 

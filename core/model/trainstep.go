@@ -176,5 +176,9 @@ func (t *Trainer) Parts() []PartTime {
 	return out
 }
 
+// ForwardEnd is when the last Backward or Evaluate had passed the last layer; the head
+// and the loss came after it.
+func (t *Trainer) ForwardEnd() time.Time { return t.work.tape.clock.turn }
+
 // ClearParts begins to count time anew.
 func (t *Trainer) ClearParts() { t.work.tape.clock.sum = [parts]time.Duration{} }

@@ -52,4 +52,3 @@ func TestLoggerLines(t *testing.T) {
 		t.Errorf("%d lines dropped, want the one after Close", l.Dropped())
 	}
 }
-

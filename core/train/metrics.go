@@ -67,6 +67,9 @@ type Metrics struct {
 	FlipRate     *Number `json:"flip_rate,omitempty"`
 	ZeroFraction *Number `json:"zero_fraction,omitempty"`
 	Cosine       *Number `json:"stream_cosine,omitempty"`
+	// Gain is the largest sum of a row of the product of all mixings of residual streams,
+	// measured with every evaluation: 1, unless a mixing is not doubly stochastic.
+	Gain *Number `json:"mhc_gain,omitempty"`
 	// Val is the evaluation after this step.
 	Val *Eval `json:"val,omitempty"`
 	// Failed counts checkpoints and lines of metrics that could not be written.

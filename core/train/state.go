@@ -68,6 +68,7 @@ func (r *run) state() (*checkpoint.State, error) {
 // save writes a checkpoint. A failure is reported, counted and returned; training can
 // go on.
 func (r *run) save() error {
+	from := r.clock.Now()
 	r.metrics.sync()
 	t := &r.cfg.Train
 	o := checkpoint.Options{KeepLast: t.KeepLast, KeepBest: t.KeepBest}
@@ -87,6 +88,7 @@ func (r *run) save() error {
 		}
 		r.event("save", "%s: %v", what, err)
 	}
+	r.saving(path, err, from)
 	if path == "" {
 		return err
 	}

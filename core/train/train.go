@@ -39,6 +39,8 @@ type Options struct {
 	Log io.Writer
 	// Progress is called after every step, evaluations and checkpoints not included.
 	Progress func(*Progress)
+	// Observer, if not nil, is told how the run goes.
+	Observer Observer
 	// Version goes into the model file.
 	Version string
 	// Peak is the arithmetic that this machine can do with the threads of the run, in
@@ -93,6 +95,8 @@ type Result struct {
 	Checkpoint string `json:"checkpoint,omitempty"`
 	// Failed counts checkpoints and lines of metrics that could not be written.
 	Failed int `json:"write_failures,omitempty"`
+	// Dropped counts observations, such as events for TensorBoard, that were lost.
+	Dropped int64 `json:"dropped_observations,omitempty"`
 	// Events counts anomalies by kind.
 	Events map[Kind]int `json:"anomalies,omitempty"`
 }
@@ -131,6 +135,11 @@ type run struct {
 	began    time.Time
 	before   float64 // seconds of earlier parts
 	last     []*kernels.Ternary
+
+	observers   []Observer
+	phases      []Phase // of the step at hand
+	streams     []model.StreamStats
+	toldDropped bool
 }
 
 // errStopped ends a step that was interrupted.
@@ -158,6 +167,7 @@ func Run(ctx context.Context, cfg *config.Config, o Options) (*Result, error) {
 	if err := r.start(); err != nil {
 		return nil, err
 	}
+	r.startObservers()
 	err = r.loop(ctx)
 	switch {
 	case errors.Is(err, errStopped):
@@ -166,6 +176,8 @@ func Run(ctx context.Context, cfg *config.Config, o Options) (*Result, error) {
 		err = r.finish(ctx)
 	}
 	r.summarise()
+	r.ended(err)
+	r.result.Dropped = r.dropped()
 	return &r.result, err
 }
 
@@ -212,15 +224,20 @@ func (r *run) complete(ctx context.Context, m *Metrics) (err error) {
 	t := &r.cfg.Train
 	every := func(n int) bool { return n > 0 && m.Step%n == 0 }
 	if r.val != nil && (every(t.EvalEvery) || m.Step == r.total) {
+		from := r.clock.Now()
 		if m.Val, err = r.evaluate(ctx); err != nil {
 			return err
 		}
 		r.meta.evaluated(m.Step, m.Val)
+		r.lookAtStreams(m)
+		r.phase(PhaseEvaluate, from)
 		r.findPeak()
 	}
 	r.metrics.write(m)
 	r.meta.Pending = nil
+	r.observe(func(o Observer) { o.Stepped(m, r.phases) })
 	r.tell(m, every(t.LogEvery) || m.Step == r.total || m.Val != nil)
+	r.tellDropped()
 	if r.detect.diverged() {
 		return r.diverge()
 	}
@@ -246,6 +263,7 @@ func (r *run) step(ctx context.Context) (*Metrics, error) {
 		return nil, errStopped
 	}
 	began := r.clock.Now()
+	r.phases = append(r.phases[:0], Phase{Name: PhaseStep, From: began})
 	b, err := r.loader.Next(ctx)
 	if ctx.Err() != nil {
 		return nil, errStopped
@@ -254,6 +272,7 @@ func (r *run) step(ctx context.Context) (*Metrics, error) {
 		return nil, err
 	}
 	l := model.LossOptions{Scale: 1 / float64(max(b.Count, 1)), Z: t.ZLoss, Entropy: t.Entropy, Smoothing: t.Smoothing}
+	at := r.phase(PhaseData, began)
 	r.net.ClearGrads()
 	var sum model.LossSum
 	for lo := 0; lo < b.Rows; lo += t.MicroRows {
@@ -262,6 +281,7 @@ func (r *run) step(ctx context.Context) (*Metrics, error) {
 			return nil, err
 		}
 		sum.Add(part)
+		at = r.passed(at)
 		if ctx.Err() != nil {
 			return nil, errStopped
 		}
@@ -282,6 +302,7 @@ func (r *run) step(ctx context.Context) (*Metrics, error) {
 		r.keepTrits()
 		mhcNorms = r.mhcNorms()
 	}
+	at = r.clock.Now()
 	report, err := r.opt.Step()
 	if err != nil {
 		return nil, err
@@ -291,10 +312,12 @@ func (r *run) step(ctx context.Context) (*Metrics, error) {
 			return nil, err
 		}
 	}
+	r.phase(PhaseOptimizer, at)
 	r.meta.Step = step
 	r.meta.Tokens += int64(b.Rows) * int64(b.SeqLen)
 	r.meta.Cursor = r.loader.Cursor()
-	seconds := r.clock.Now().Sub(began).Seconds()
+	r.phases[0].To = r.clock.Now()
+	seconds := r.phases[0].To.Sub(began).Seconds()
 	r.meta.Seconds = r.before + r.clock.Now().Sub(r.began).Seconds()
 	m := r.measure(b, sum, &report, seconds)
 	if report.Skipped && !lossIsFinite {

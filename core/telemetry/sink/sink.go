@@ -14,7 +14,7 @@ import (
 // queue, and what the writer behind it does not take, is dropped and counted.
 type Sink struct {
 	w       io.Writer
-	end     func() // after the last write; may be nil
+	end     func()       // after the last write; may be nil
 	mu      sync.RWMutex // held for reading while something is put into the queue
 	closed  bool
 	queue   chan []byte

@@ -6,6 +6,8 @@ package capi
 #include <string.h>
 #include "nanochat.h"
 const char *ncLibraryPath(void);
+char *ncText(const char *text, size_t length);
+uintptr_t ncNoMemory(void);
 */
 import "C"
 
@@ -46,14 +48,27 @@ type cError struct {
 }
 
 func report(out *C.uintptr_t, f *failure) C.int32_t {
-	if out != nil && f.status != statusTimeout {
-		e := &cError{f.status, C.CString(oneLine(f.message)), C.CString(oneLine(f.hint))}
-		*out = C.uintptr_t(handles.add(kindError, e, func() {
-			C.free(unsafe.Pointer(e.message))
-			C.free(unsafe.Pointer(e.hint))
-		}))
+	if out == nil || f.status == statusTimeout {
+		return C.int32_t(f.status)
 	}
+	e := &cError{f.status, cText(oneLine(f.message)), cText(oneLine(f.hint))}
+	free := func() {
+		C.free(unsafe.Pointer(e.message))
+		C.free(unsafe.Pointer(e.hint))
+	}
+	if e.message == nil || e.hint == nil {
+		free()
+		*out = C.ncNoMemory()
+		return C.NANOCHAT_E_NOMEM
+	}
+	*out = C.uintptr_t(handles.add(kindError, e, free))
 	return C.int32_t(f.status)
+}
+
+// cText copies s for C, or is nil where there is no memory; C.CString would end the
+// process.
+func cText(s string) *C.char {
+	return C.ncText((*C.char)(unsafe.Pointer(unsafe.StringData(s))), C.size_t(len(s)))
 }
 
 // onError calls f with the error object of a handle. Its texts stand until it is freed.
@@ -136,9 +151,8 @@ func ncgoModelOpen(path *C.char, options *C.nanochat_model_options, model *C.uin
 
 // getenv is the environment of the process as C sees it.
 func getenv(name string) string {
-	c := C.CString(name)
-	defer C.free(unsafe.Pointer(c))
-	if v := C.getenv(c); v != nil {
+	c := append([]byte(name), 0)
+	if v := C.getenv((*C.char)(unsafe.Pointer(&c[0]))); v != nil {
 		return C.GoString(v)
 	}
 	return ""

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 
 // ---------------------------------------------------------------------- fork
@@ -26,6 +27,13 @@ __attribute__((constructor)) static void watch_fork(void) { pthread_atfork(NULL,
 // The error object of every call in a forked child. No handle of the table has this
 // number: theirs begin at 17.
 #define FORKED_ERROR ((nanochat_error *)1)
+
+// The error object where there is no memory for one. Its address is even, those of the
+// table are odd.
+static const uint64_t no_memory;
+#define NO_MEMORY_ERROR ((const nanochat_error *)&no_memory)
+
+uintptr_t ncNoMemory(void) { return (uintptr_t)&no_memory; }
 
 static const char forked_message[] =
 	"this process is a fork of the one that loaded libnanochat; it works in the parent only";
@@ -174,6 +182,15 @@ const char *nanochat_finish_name(int32_t finish)
 	return finish < 0 || finish > NANOCHAT_FINISH_ERROR ? "" : names[finish];
 }
 
+char *ncText(const char *text, size_t length)
+{
+	char *copy = calloc(length + 1, 1);
+
+	if (copy && length)
+		memcpy(copy, text, length);
+	return copy;
+}
+
 nanochat_status nanochat_error_status(const nanochat_error *err)
 {
 	struct call c;
@@ -182,6 +199,8 @@ nanochat_status nanochat_error_status(const nanochat_error *err)
 		return NANOCHAT_OK;
 	if (!ncEnter(&c, NULL))
 		return NANOCHAT_E_FORKED;
+	if (err == NO_MEMORY_ERROR)
+		return NANOCHAT_E_NOMEM;
 	return ncLeave(&c, ncgoErrorStatus((uintptr_t)err));
 }
 
@@ -194,6 +213,8 @@ const char *nanochat_error_message(const nanochat_error *err)
 		return "";
 	if (!ncEnter(&c, NULL))
 		return forked_message;
+	if (err == NO_MEMORY_ERROR)
+		return "there is no memory to say what is wrong";
 	text = ncgoErrorMessage((uintptr_t)err);
 	ncLeave(&c, NANOCHAT_OK);
 	return text ? text : "";
@@ -208,6 +229,8 @@ const char *nanochat_error_hint(const nanochat_error *err)
 		return "";
 	if (!ncEnter(&c, NULL))
 		return forked_hint;
+	if (err == NO_MEMORY_ERROR)
+		return "close other models or programs";
 	text = ncgoErrorHint((uintptr_t)err);
 	ncLeave(&c, NANOCHAT_OK);
 	return text ? text : "";
@@ -217,7 +240,7 @@ void nanochat_error_free(nanochat_error *err)
 {
 	struct call c;
 
-	if (!err || !ncEnter(&c, NULL))
+	if (!err || err == NO_MEMORY_ERROR || !ncEnter(&c, NULL))
 		return;
 	ncgoErrorFree((uintptr_t)err);
 	ncLeave(&c, NANOCHAT_OK);

@@ -19,7 +19,10 @@ OK, TIMEOUT, BUFFER_TOO_SMALL, FORKED = 0, 8, 11, 13
 MODEL_PIN, MODEL_KV_INT8, MODEL_NO_HUGE_PAGES = 1, 2, 4
 TOKENIZE_PROMPT, TOKENIZE_SPECIAL = 2, 4
 DETOKENIZE_PLAIN = 1
-GENERATE_IGNORE_END, GENERATE_SPECIAL, GENERATE_LOGPROBS = 1, 2, 4
+GENERATE_IGNORE_END, GENERATE_SPECIAL, GENERATE_LOGPROBS, GENERATE_ECHO = 1, 2, 4, 8
+GENERATE_LOGITS, GENERATE_EMBEDDING, GENERATE_PROMPT_ONLY = 16, 32, 64
+PIECE_ECHO = 1
+ZOO_FORCE, ZOO_OFFLINE = 1, 2
 FINISH = {1: "stop", 2: "length", 3: "cancelled", 4: "error"}
 
 
@@ -72,6 +75,8 @@ class Piece(ctypes.Structure):
         ("finish", c_int32),
         ("logprob", c_float),
         ("length", c_uint64),
+        ("flags", c_uint32),
+        ("reserved", c_uint32),
     )
 
 
@@ -92,7 +97,22 @@ class Stats(ctypes.Structure):
     )
 
 
+class ZooOptions(ctypes.Structure):
+    """nanochat_zoo_options."""
+
+    _fields_ = (
+        ("struct_size", c_uint32),
+        ("flags", c_uint32),
+        ("cache", c_char_p),
+        ("endpoint", c_char_p),
+        ("token", c_char_p),
+        ("url", c_char_p),
+        ("sha256", c_char_p),
+    )
+
+
 _handle, _err, _size = c_void_p, POINTER(c_void_p), POINTER(c_size_t)
+_out, _texts, _generate, _zoo = POINTER(c_void_p), POINTER(c_char_p), POINTER(GenerateOptions), POINTER(ZooOptions)
 
 # The functions used here: result and arguments.
 PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
@@ -108,15 +128,47 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "model_close": (c_int32, [_handle]),
     "tokenize": (c_int32, [_handle, c_char_p, c_size_t, c_uint32, c_void_p, c_size_t, _size, _err]),
     "detokenize": (c_int32, [_handle, c_void_p, c_size_t, c_uint32, c_void_p, c_size_t, _size, _err]),
-    "generate_options_init": (None, [POINTER(GenerateOptions), c_size_t]),
-    "stream_open": (c_int32, [_handle, c_char_p, c_size_t, POINTER(GenerateOptions), POINTER(_handle), _err]),
+    "generate_options_init": (None, [_generate, c_size_t]),
+    "stream_open": (c_int32, [_handle, c_char_p, c_size_t, _generate, _out, _err]),
+    "stream_open_tokens": (c_int32, [_handle, c_void_p, c_size_t, _generate, _out, _err]),
+    "fim_open": (c_int32, [_handle, c_char_p, c_size_t, c_char_p, c_size_t, _generate, _out, _err]),
+    "chat_open": (
+        c_int32,
+        [_handle, _handle, _texts, _texts, POINTER(c_size_t), c_size_t, c_char_p, _generate, _out, _err],
+    ),
+    "chat_tokens": (
+        c_int32,
+        [_handle, _texts, _texts, POINTER(c_size_t), c_size_t, c_char_p, c_void_p, c_size_t, _size, _err],
+    ),
+    "streams_open": (c_int32, [_handle, _texts, POINTER(c_size_t), c_size_t, _generate, c_void_p, _err]),
+    "streams_wait": (c_int32, [c_void_p, c_size_t, c_uint32, _size, _err]),
     "piece_init": (None, [POINTER(Piece), c_size_t]),
     "stream_next": (c_int32, [_handle, c_uint32, c_void_p, c_size_t, POINTER(Piece), _err]),
     "stream_top": (c_int32, [_handle, c_void_p, c_void_p, c_size_t, _size, _err]),
+    "stream_logits": (c_int32, [_handle, c_void_p, c_size_t, _size, _err]),
+    "stream_embedding": (c_int32, [_handle, c_void_p, c_size_t, _size, _err]),
     "stats_init": (None, [POINTER(Stats), c_size_t]),
     "stream_stats": (c_int32, [_handle, POINTER(Stats), _err]),
     "stream_cancel": (c_int32, [_handle]),
     "stream_close": (c_int32, [_handle]),
+    "session_open": (c_int32, [_handle, _out, _err]),
+    "session_stream": (c_int32, [_handle, c_char_p, c_size_t, _generate, _out, _err]),
+    "session_tokens": (c_int32, [_handle, c_void_p, c_size_t, _size, _err]),
+    "session_truncate": (c_int32, [_handle, c_size_t, _err]),
+    "session_close": (c_int32, [_handle]),
+    "set": (c_int32, [c_char_p, c_char_p, _err]),
+    "get": (c_int32, [c_char_p, c_void_p, c_size_t, _size, _err]),
+    "zoo_options_init": (None, [_zoo, c_size_t]),
+    "zoo_list": (c_int32, [_zoo, c_void_p, c_size_t, _size, _err]),
+    "zoo_resolve": (c_int32, [c_char_p, _zoo, c_void_p, c_size_t, _size, _err]),
+    "zoo_remove": (c_int32, [c_char_p, _zoo, POINTER(c_uint64), _err]),
+    "download_open": (c_int32, [c_char_p, _zoo, _out, _err]),
+    "verify_open": (c_int32, [c_char_p, _zoo, _out, _err]),
+    "train_open": (c_int32, [c_char_p, _texts, c_size_t, c_char_p, _out, _err]),
+    "log_open": (c_int32, [c_char_p, _out, _err]),
+    "job_next": (c_int32, [_handle, c_uint32, c_void_p, c_size_t, _size, POINTER(c_int32), _err]),
+    "job_cancel": (c_int32, [_handle]),
+    "job_close": (c_int32, [_handle]),
 }
 
 
@@ -125,6 +177,7 @@ class Library:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.forked = False
         cdll = ctypes.CDLL(path)  # releases the interpreter during calls
         for name, (result, arguments) in PROTOTYPES.items():
             try:
@@ -147,6 +200,8 @@ class Library:
     def call(self, name: str, *arguments: Any) -> int:
         """Calls a function whose last argument is an error object, and raises what it fails with. A timeout and
         a buffer that is too small are returned."""
+        if self.forked:
+            raise_status(FORKED, "", "")
         err = c_void_p()
         status: int = getattr(self, name)(*arguments, ctypes.byref(err))
         if status in (OK, TIMEOUT):
@@ -168,6 +223,30 @@ class Library:
             if self.call(name, *arguments, buffer, capacity, ctypes.byref(length)) == OK:
                 return buffer.raw[: length.value]
             capacity = length.value
+
+    def ids(self, name: str, *arguments: Any, capacity: int = 1024) -> list[int]:
+        """Calls a function that returns token ids to a buffer."""
+        count = c_size_t()
+        while True:
+            ids = (c_int32 * capacity)()
+            if self.call(name, *arguments, ids, capacity, ctypes.byref(count)) == OK:
+                return ids[: count.value]
+            capacity = count.value
+
+    def floats(self, name: str, *arguments: Any, capacity: int) -> bytes:
+        """Calls a function that returns floats to a buffer: their bytes."""
+        count = c_size_t()
+        while True:
+            values = (c_float * capacity)()
+            if self.call(name, *arguments, values, capacity, ctypes.byref(count)) == OK:
+                return bytes(memoryview(values).cast("B")[: 4 * count.value])
+            capacity = count.value
+
+    def open(self, name: str, *arguments: Any) -> int:
+        """Calls a function that returns a handle."""
+        handle = c_void_p()
+        self.call(name, *arguments, ctypes.byref(handle))
+        return handle.value or 0
 
 
 def raise_status(status: int, message: str, hint: str) -> None:
@@ -199,7 +278,14 @@ def library() -> Library:
         with _lock:
             if _loaded is None:
                 _loaded = load()
+                os.register_at_fork(after_in_child=_mark)
     return _loaded
+
+
+def _mark() -> None:
+    """In the child of a fork: the threads of the library are not there any more, so that nothing may be called."""
+    if _loaded is not None:
+        _loaded.forked = True
 
 
 def load() -> Library:

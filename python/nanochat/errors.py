@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "AbiMismatchError",
     "BusyError",
     "CancelledError",
+    "ChecksumError",
     "ClosedError",
     "ContextOverflowError",
     "ForkedError",
+    "GenerationTimeoutError",
     "InternalError",
     "InvalidArgumentError",
     "LibraryNotFoundError",
+    "ModelCollapseError",
     "ModelFormatError",
     "ModelIOError",
     "ModelNotFoundError",
+    "ModelNotPublishedError",
     "NanochatError",
+    "NetworkError",
+    "OfflineError",
     "OutOfMemoryError",
+    "ServerError",
+    "TrainingDivergedError",
+    "UnsupportedError",
+    "WorkerDiedError",
 ]
 
 
@@ -38,11 +50,14 @@ class NanochatError(Exception):
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _restore, (type(self), self.message, self.hint)
+        more = {k: v for k, v in vars(self).items() if k not in ("message", "hint", "__notes__")}
+        return _restore, (type(self), self.message, self.hint, more)
 
 
-def _restore(cls: type[NanochatError], message: str, hint: str | None) -> NanochatError:
-    return cls(message, hint=hint)
+def _restore(cls: type[NanochatError], message: str, hint: str | None, more: dict[str, Any]) -> NanochatError:
+    error = cls(message, hint=hint)
+    vars(error).update(more)
+    return error
 
 
 class InvalidArgumentError(NanochatError, ValueError):
@@ -52,9 +67,19 @@ class InvalidArgumentError(NanochatError, ValueError):
 
 
 class ModelNotFoundError(NanochatError, FileNotFoundError):
-    """There is no such model."""
+    """There is no such model. What was asked for, what is near and where it was searched are attributes."""
 
     code = 2
+
+    name: str = ""
+    near: tuple[str, ...] = ()
+    searched: tuple[str, ...] = ()
+
+
+class ModelNotPublishedError(ModelNotFoundError):
+    """The model is announced; there is no file of it yet."""
+
+    code = 18
 
 
 class ModelFormatError(NanochatError, ValueError):
@@ -63,8 +88,14 @@ class ModelFormatError(NanochatError, ValueError):
     code = 3
 
 
+class ChecksumError(NanochatError, ValueError):
+    """The contents are not those that were promised."""
+
+    code = 4
+
+
 class ModelIOError(NanochatError, OSError):
-    """The file cannot be read."""
+    """The file cannot be read or written."""
 
     code = 5
 
@@ -76,19 +107,27 @@ class OutOfMemoryError(NanochatError, MemoryError):
 
 
 class CancelledError(NanochatError):
-    """The stream was cancelled."""
+    """The stream or job was cancelled."""
 
     code = 7
 
 
+class GenerationTimeoutError(NanochatError, TimeoutError):
+    """The time of the option timeout is over. The attribute completion is the answer so far."""
+
+    code = 8
+
+    completion: Any = None
+
+
 class BusyError(NanochatError):
-    """Another thread reads the stream, or too many streams wait."""
+    """Another thread reads the stream, the session has a stream, or too many streams wait."""
 
     code = 9
 
 
 class ClosedError(NanochatError, ValueError):
-    """The model or stream was closed."""
+    """The model, session or stream was closed."""
 
     code = 10
 
@@ -100,13 +139,60 @@ class ContextOverflowError(NanochatError, ValueError):
 
 
 class ForkedError(NanochatError, RuntimeError):
-    """The library was loaded before this process was forked."""
+    """The library was loaded, or the model opened, before this process was forked."""
 
     code = 13
 
 
+class UnsupportedError(NanochatError, NotImplementedError):
+    """This model or this build cannot do it."""
+
+    code = 14
+
+
+class OfflineError(NanochatError, ConnectionError):
+    """Only the network has it, and the network is switched off."""
+
+    code = 15
+
+
+class TrainingDivergedError(NanochatError, ArithmeticError):
+    """A training stopped because too many steps in a row went wrong."""
+
+    code = 16
+
+    step: int | None = None
+    """The last step, and its loss (NaN where it was not finite)."""
+    loss: float | None = None
+
+
+class ModelCollapseError(TrainingDivergedError):
+    """A training stopped after its predictions or its residual streams had become all alike."""
+
+    entropy: float | None = None
+    """Entropy of the last predictions, in nats."""
+
+
+class NetworkError(NanochatError, ConnectionError):
+    """A server cannot be reached, refuses, or does not answer as it should."""
+
+    code = 17
+
+
 class InternalError(NanochatError, RuntimeError):
     """A defect of the library, which was contained. Please report it."""
+
+    code = 99
+
+
+class WorkerDiedError(NanochatError, RuntimeError):
+    """The process of a model with isolate=True has ended. Its models are lost; this process is not affected."""
+
+    code = 99
+
+
+class ServerError(NanochatError, RuntimeError):
+    """The server did not start."""
 
     code = 99
 
@@ -129,13 +215,20 @@ BY_CODE: dict[int, type[NanochatError]] = {
         InvalidArgumentError,
         ModelNotFoundError,
         ModelFormatError,
+        ChecksumError,
         ModelIOError,
         OutOfMemoryError,
         CancelledError,
+        GenerationTimeoutError,
         BusyError,
         ClosedError,
         ContextOverflowError,
         ForkedError,
+        UnsupportedError,
+        OfflineError,
+        TrainingDivergedError,
+        NetworkError,
+        ModelNotPublishedError,
         InternalError,
     )
 }

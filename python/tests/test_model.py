@@ -38,7 +38,7 @@ def test_defaults_are_those_of_the_command(model: nanochat.Model, small: str) ->
 
 
 def test_options(model: nanochat.Model, small: str) -> None:
-    o = nanochat.GenerateOptions(
+    o = nanochat.GenOptions(
         max_tokens=30, temperature=0.9, top_k=40, top_p=0.9, min_p=0.01, repeat_penalty=1.1, presence_penalty=0.1,
         frequency_penalty=0.2, penalty_window=16, seed=3, ignore_end=True, logprobs=2,
         logit_bias={5: -math.inf, 9: 1.5},

@@ -64,6 +64,7 @@ def test_structures_are_those_of_the_header() -> None:
         "nanochat_generate_options": _library.GenerateOptions,
         "nanochat_piece": _library.Piece,
         "nanochat_stats": _library.Stats,
+        "nanochat_zoo_options": _library.ZooOptions,
     }
     fields = 0
     for line in snapshot:

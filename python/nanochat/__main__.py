@@ -1,0 +1,5 @@
+"""python -m nanochat: the command line program."""
+
+from nanochat._command import main
+
+main()

@@ -53,6 +53,7 @@ var layers = map[string]row{
 	"tests/golden":      {9, nil},
 	"tests/interop":     {9, nil},
 	"tests/server":      {9, nil},
+	"tests/soak":        {9, nil},
 }
 
 // testModules may be imported by test files only.

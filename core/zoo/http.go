@@ -111,6 +111,11 @@ func (c *client) watch(ctx context.Context) (*watch, context.Context, context.Ca
 	w := &watch{clock: c.z.o.Clock, stall: c.z.o.Stall, last: c.z.o.Clock.Now()}
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
+		defer func() {
+			if p := recover(); p != nil { // of a clock that is the caller's
+				cancel(fmt.Errorf("zoo: %v", p))
+			}
+		}()
 		for {
 			w.mu.Lock()
 			left := w.stall - w.clock.Now().Sub(w.last)

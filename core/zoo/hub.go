@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"path"
 	"regexp"
 	"strconv"
 	"strings"
@@ -25,12 +26,12 @@ type hubFile struct {
 
 // parseHub reads a name; without a revision it is main.
 func parseHub(ref string) (hubFile, error) {
-	path, revision, with := strings.Cut(strings.TrimPrefix(ref, hubPrefix), "@")
+	file, revision, with := strings.Cut(strings.TrimPrefix(ref, hubPrefix), "@")
 	if !with {
 		revision = "main"
 	}
-	parts := strings.Split(path, "/")
-	ok := len(parts) >= 3 && len(ref) <= 1000 && strings.HasSuffix(path, ".gguf")
+	parts := strings.Split(file, "/")
+	ok := len(parts) >= 3 && len(ref) <= 1000 && strings.HasSuffix(file, ".gguf")
 	for _, s := range append(strings.Split(revision, "/"), parts...) {
 		ok = ok && s != "" && s != "." && s != ".." && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\\' })
 	}
@@ -134,29 +135,63 @@ func (c *client) digest(ctx context.Context, h *hubFile) (string, int64, error) 
 // pointerForm is a Git LFS pointer; see git-lfs/docs/spec.md.
 var pointerForm = regexp.MustCompile(`^version https://git-lfs\.github\.com/spec/v1\n(?:[^\n]*\n)*?oid sha256:([0-9a-f]{64})\nsize ([1-9][0-9]{0,17})\n`)
 
+// pointer reads the digest in the repository: in the pointer, else in the list of
+// checksums beside the file, which is what a mirror of plain files has.
 func (c *client) pointer(ctx context.Context, h *hubFile) (string, int64, error) {
-	u := h.url(c.z.endpoint, "raw")
-	unknown := &Error{Kind: ErrNoHash, Model: c.ref, What: "the hub gives no SHA-256 of the file", Hint: "nanochat downloads only what it can check; pass the SHA-256: nanochat download NAME --url URL --sha256 HEX"}
-	r, err := http.NewRequest(http.MethodGet, u.String(), nil)
-	if err != nil {
-		return "", 0, unknown
-	}
-	resp, err := c.do(ctx, r)
-	if errors.Is(err, ErrNotFound) {
-		return "", 0, unknown
-	}
+	b, err := c.small(ctx, h.url(c.z.endpoint, "raw"), 1<<10)
 	if err != nil {
 		return "", 0, err
 	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+	if m := pointerForm.FindSubmatch(bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n"))); m != nil {
+		size, _ := strconv.ParseInt(string(m[2]), 10, 64)
+		return string(m[1]), size, nil
+	}
+	sums := *h
+	sums.file = path.Join(path.Dir(h.file), ChecksumsName)
+	if b, err = c.small(ctx, sums.url(c.z.endpoint, "resolve"), 64<<10); err != nil {
+		return "", 0, err
+	}
+	if digest := checksumOf(b, path.Base(h.file)); digest != "" {
+		return digest, 0, nil
+	}
+	return "", 0, &Error{Kind: ErrNoHash, Model: c.ref, What: "the hub gives no SHA-256 of the file", Hint: "nanochat downloads only what it can check; pass the SHA-256: nanochat download NAME --url URL --sha256 HEX"}
+}
+
+// ChecksumsName is the file that lists the checksums of those beside it, as sha256sum
+// writes it.
+const ChecksumsName = "SHA256SUMS"
+
+// checksumOf is the digest of a file in a list of checksums, or "".
+func checksumOf(list []byte, name string) string {
+	for line := range strings.Lines(string(list)) {
+		digest, file, ok := strings.Cut(strings.TrimRight(line, "\r\n"), " ")
+		if ok && validDigest(digest) && (file == " "+name || file == "*"+name) {
+			return digest
+		}
+	}
+	return ""
+}
+
+// small reads a file of at most limit bytes; nil if there is none, or a larger one.
+func (c *client) small(ctx context.Context, u *url.URL, limit int64) ([]byte, error) {
+	r, err := http.NewRequest(http.MethodGet, u.String(), nil)
 	if err != nil {
-		return "", 0, &fault{err: c.failed(ctx, plainURL(u), err)}
+		return nil, nil // an address that no server has
 	}
-	m := pointerForm.FindSubmatch(bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n")))
-	if resp.StatusCode != http.StatusOK || m == nil {
-		return "", 0, unknown
+	resp, err := c.do(ctx, r)
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
 	}
-	size, _ := strconv.ParseInt(string(m[2]), 10, 64)
-	return string(m[1]), size, nil
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	if err != nil {
+		return nil, &fault{err: c.failed(ctx, plainURL(u), err)}
+	}
+	if resp.StatusCode != http.StatusOK || int64(len(b)) > limit {
+		return nil, nil
+	}
+	return b, nil
 }

@@ -34,6 +34,11 @@ func TestHub(t *testing.T) {
 		{"pointer", map[string]string{"ETag": `"abc"`}, pointer(data), "", ""},
 		{"pointer with more", nil, strings.Replace(pointer(data), "\noid", "\next-0-x sha256:1\noid", 1), "", ""},
 		{"no digest", nil, "just text", ErrNoHash, "gives no SHA-256"},
+		{"checksums", nil, "sums: " + digestOf(nil) + "  other.gguf\n" + digestOf(data) + "  model.gguf\n", "", ""},
+		{"checksums of binary files", nil, "sums: " + digestOf(data) + " *model.gguf\r\n", "", ""},
+		{"checksums of others", nil, "sums: " + digestOf(data) + "  a/model.gguf\n" + digestOf(data) + "  Xmodel.gguf\n" + "123  model.gguf\n", ErrNoHash, ""},
+		{"checksums without end", nil, "sums: " + strings.Repeat(digestOf(nil)+"  x\n", 1000) + digestOf(data) + "  model.gguf\n", ErrNoHash, ""},
+		{"wrong checksum", nil, "sums: " + digestOf(nil) + "  model.gguf\n", ErrChecksum, digestOf(nil)},
 		{"digest of another kind", map[string]string{"X-Linked-Etag": `"0123456789abcdef0123456789abcdef01234567"`}, "", ErrNoHash, ""},
 		{"wrong digest", map[string]string{"X-Linked-Etag": `"` + digestOf(nil) + `"`, "X-Linked-Size": fmt.Sprint(size)}, "", ErrChecksum, digestOf(nil)},
 		{"wrong size", map[string]string{"X-Linked-Etag": `"` + digestOf(data) + `"`, "X-Linked-Size": "5"}, "", ErrChecksum, ""},
@@ -54,7 +59,17 @@ func TestHub(t *testing.T) {
 					}
 					http.Redirect(w, r, store.URL+"/blob?signature=secret", http.StatusFound)
 				case "/mirror/some/repo/raw/v1/sub%20dir/model.gguf":
-					fmt.Fprint(w, c.raw)
+					if strings.HasPrefix(c.raw, "sums: ") {
+						w.WriteHeader(404)
+					} else {
+						fmt.Fprint(w, c.raw)
+					}
+				case "/mirror/some/repo/resolve/v1/sub%20dir/SHA256SUMS":
+					if sums, ok := strings.CutPrefix(c.raw, "sums: "); ok {
+						fmt.Fprint(w, sums)
+					} else {
+						w.WriteHeader(404)
+					}
 				default:
 					t.Errorf("asked for %s", r.URL.EscapedPath())
 					w.WriteHeader(404)

@@ -39,6 +39,9 @@ func host() string {
 // lock file means that locks do not work here.
 func (z *Zoo) lock(ref, digest string) (l fsx.File, held bool, err error) {
 	path := z.blob(digest) + lockSuffix
+	if err := z.notALink(ref, path); err != nil {
+		return nil, false, err
+	}
 	for range 100 { // the holder removes the file, so that it may change under us
 		l, err := z.o.FS.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o666)
 		if err != nil {
@@ -159,7 +162,7 @@ func (z *Zoo) openPart(ctx context.Context, w *wanted, again bool, report func(s
 // open opens the file and hashes what is in it.
 func (p *part) open(ctx context.Context, flags int, report func(string, int64)) (err error) {
 	fsys := p.z.o.FS
-	if err := p.notALink(); err != nil {
+	if err := p.z.notALink(p.w.ref, p.path); err != nil {
 		return err
 	}
 	if p.file, err = fsys.OpenFile(p.path, flags, 0o666); err != nil {
@@ -192,15 +195,16 @@ func (p *part) open(ctx context.Context, flags int, report func(string, int64)) 
 	return nil
 }
 
-// notALink refuses a part that is a symbolic link: it would be written to elsewhere.
-func (p *part) notALink() error {
-	entries, err := p.z.o.FS.ReadDir(p.z.blobs())
+// notALink refuses a symbolic link in the place of a file that is to be made among the
+// blobs: it would be made, or written to, elsewhere.
+func (z *Zoo) notALink(ref, path string) error {
+	entries, err := z.o.FS.ReadDir(z.blobs())
 	if err != nil {
-		return cacheError(p.w.ref, "read", p.z.blobs(), err)
+		return cacheError(ref, "read", z.blobs(), err)
 	}
 	for _, e := range entries {
-		if e.Name() == filepath.Base(p.path) && !e.Type().IsRegular() {
-			return &Error{Kind: ErrCache, Model: p.w.ref, What: p.path + " is not a regular file", Hint: "remove it"}
+		if e.Name() == filepath.Base(path) && !e.Type().IsRegular() {
+			return &Error{Kind: ErrCache, Model: ref, What: path + " is not a regular file", Hint: "remove it"}
 		}
 	}
 	return nil
@@ -263,6 +267,7 @@ func (p *part) publish() error {
 	if err := fsys.SyncDir(p.z.blobs()); err != nil {
 		return cacheError(p.w.ref, "write", p.z.blobs(), err)
 	}
+	fsx.MakeReadOnly(fsys, path) // not before: a part that was killed here must open again
 	return nil
 }
 

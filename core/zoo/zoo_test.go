@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/architehc/nanochat/core/internal/fsx"
 )
 
 func write(t *testing.T, path string, b []byte) {
@@ -219,21 +221,62 @@ func TestCache(t *testing.T) {
 	}
 }
 
-// TestLinkedPart does not write through a symbolic link.
-func TestLinkedPart(t *testing.T) {
+// TestLinks does not write through a symbolic link, nor make a file through one.
+func TestLinks(t *testing.T) {
 	data := content(size)
 	s := serve(t, data, nil)
+	for _, suffix := range []string{"." + host() + partSuffix, lockSuffix} {
+		for _, exists := range []bool{true, false} {
+			z := open(t, t.TempDir(), s.entry())
+			outside := filepath.Join(t.TempDir(), "outside")
+			if exists {
+				write(t, outside, nil)
+			}
+			write(t, filepath.Join(z.blobs(), "x"), nil)
+			if err := os.Symlink(outside, z.blob(digestOf(data))+suffix); err != nil {
+				t.Skip(err)
+			}
+			_, err := get(t, z, data)
+			checkKind(t, err, ErrCache, "not a regular file")
+			if st, err := os.Stat(outside); exists && (err != nil || st.Size() != 0) || !exists && err == nil {
+				t.Errorf("outside: %v, %v", st, err)
+			}
+		}
+	}
+	// A blob or a name that is a link is replaced, not written through.
 	z := open(t, t.TempDir(), s.entry())
 	outside := filepath.Join(t.TempDir(), "outside")
-	write(t, outside, nil)
-	write(t, filepath.Join(z.blobs(), "x"), nil)
-	if err := os.Symlink(outside, z.blob(digestOf(data))+"."+host()+partSuffix); err != nil {
-		t.Skip(err)
+	write(t, outside, []byte("precious"))
+	for _, path := range []string{z.blob(digestOf(data)), z.manifest("tiny@1")} {
+		write(t, filepath.Join(filepath.Dir(path), "x"), nil)
+		if err := os.Symlink(outside, path); err != nil {
+			t.Fatal(err)
+		}
 	}
-	_, err := get(t, z, data)
-	checkKind(t, err, ErrCache, "not a regular file")
-	if st, err := os.Stat(outside); err != nil || st.Size() != 0 {
-		t.Errorf("outside: %v, %v", st, err)
+	if _, err := get(t, z, data); err != nil {
+		t.Error(err)
+	}
+	if b, err := os.ReadFile(outside); err != nil || string(b) != "precious" {
+		t.Errorf("outside: %q, %v", b, err)
+	}
+}
+
+// TestBlobsAreReadOnly on a disk that knows rights.
+func TestBlobsAreReadOnly(t *testing.T) {
+	s := serve(t, content(size), nil)
+	z := open(t, t.TempDir(), s.entry(), func(o *Options) { o.FS = fsx.OS() })
+	found, err := get(t, z, content(size))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st, err := os.Stat(found.Path); err != nil || runtime.GOOS != "windows" && st.Mode().Perm()&0o222 != 0 {
+		t.Errorf("%v, %v", st.Mode(), err)
+	}
+	if found, err = z.Resolve(context.Background(), "tiny", Fetch{Force: true}); err != nil || found.Source != FromNetwork {
+		t.Errorf("forced: %+v, %v", found, err)
+	}
+	if n, err := z.Remove("tiny"); n != size || err != nil {
+		t.Errorf("Remove: %d, %v", n, err)
 	}
 }
 

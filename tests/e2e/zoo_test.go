@@ -108,6 +108,9 @@ func TestZoo(t *testing.T) {
 
 	// A cached file that was changed is found, and can be had again.
 	a[len(a)/2] ^= 1
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(path, a, 0o644); err != nil {
 		t.Fatal(err)
 	}

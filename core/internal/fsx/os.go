@@ -34,6 +34,17 @@ func (osFS) MkdirAll(name string, perm fs.FileMode) error { return os.MkdirAll(n
 func (osFS) ReadDir(name string) ([]fs.DirEntry, error)   { return os.ReadDir(name) }
 func (osFS) Stat(name string) (fs.FileInfo, error)        { return os.Stat(name) }
 
+// MakeReadOnly takes the right to write to a file away, where that does not keep it
+// from being removed and can be done.
+func MakeReadOnly(fsys FS, name string) {
+	if _, real := fsys.(osFS); !real || runtime.GOOS == "windows" {
+		return
+	}
+	if st, err := os.Stat(name); err == nil {
+		_ = os.Chmod(name, st.Mode().Perm()&^0o222) // a precaution that some file systems do not have
+	}
+}
+
 func (osFS) SyncDir(name string) error {
 	if runtime.GOOS == "windows" { // a directory cannot be opened for syncing there
 		return nil

@@ -63,7 +63,7 @@ func BenchmarkLoad(b *testing.B) {
 		require.NoError(b, err)
 		seq := &Seq{}
 		require.NoError(b, p.Grow(seq, 1))
-		require.NoError(b, m.Forward(w, p, &Step{Tokens: []int32{1}, Seqs: []SeqStep{{seq, 1, LogitsLast}}}))
+		require.NoError(b, m.Forward(w, p, &Step{Tokens: []int32{1}, Seqs: []SeqStep{{seq, 1, LogitsLast, false}}}))
 		require.NoError(b, f.Close())
 	}
 }
@@ -77,7 +77,7 @@ func benchmark(b *testing.B, m *Model, threads, n, limit int) {
 	p, err := NewPool(m, limit/kernels.PageLen+1, kernels.KVF16)
 	require.NoError(b, err)
 	ids, seq := text(m.cfg, n), &Seq{}
-	step := &Step{Tokens: ids, Seqs: []SeqStep{{seq, n, LogitsLast}}}
+	step := &Step{Tokens: ids, Seqs: []SeqStep{{seq, n, LogitsLast, false}}}
 	for b.Loop() {
 		if seq.Len+n > limit {
 			p.Truncate(seq, 0)

@@ -71,7 +71,7 @@ func run(t testing.TB, m *Model, workers int, kv kernels.KVType, ids []int32, si
 	for i := 0; len(ids) > 0; i++ {
 		n := min(sizes[min(i, len(sizes)-1)], len(ids))
 		require.NoError(t, p.Grow(seq, n))
-		require.NoError(t, m.Forward(w, p, &Step{Tokens: ids[:n], Seqs: []SeqStep{{seq, n, LogitsAll}}}))
+		require.NoError(t, m.Forward(w, p, &Step{Tokens: ids[:n], Seqs: []SeqStep{{seq, n, LogitsAll, false}}}))
 		require.Equal(t, n, w.Rows())
 		for i := range n {
 			out = append(out, append([]float32(nil), w.Logits(i)...))

@@ -38,7 +38,7 @@ type chatRequest struct {
 	TopP          float64 `json:"top_p"`
 	MaxTokens     int     `json:"max_tokens"`
 	Seed          int64
-	RepeatPenalty float64 `json:"repeat_penalty"`
+	RepeatPenalty float64 `json:"repetition_penalty"`
 	Stream        bool
 	StreamOptions struct {
 		IncludeUsage bool `json:"include_usage"`
@@ -65,8 +65,8 @@ func newFake(t *testing.T, change func(*fake)) *fake {
 	})
 	mux.HandleFunc("GET /v1/models", f.locked(func(w http.ResponseWriter, r *http.Request) {
 		json.NewEncoder(w).Encode(map[string]any{"object": "list", "data": []any{
-			map[string]any{"id": "small", "object": "model", "context_length": 512, "chat_template": f.template},
-			map[string]any{"id": "large", "object": "model", "context_length": 4096, "chat_template": f.template},
+			map[string]any{"id": "small", "object": "model", "max_model_len": 512, "chat_template": f.template},
+			map[string]any{"id": "large", "object": "model", "max_model_len": 4096, "chat_template": f.template},
 		}})
 	}))
 	mux.HandleFunc("POST /v1/chat/completions", f.locked(f.answer))

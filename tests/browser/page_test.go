@@ -49,7 +49,7 @@ func TestChat(t *testing.T) {
 	p.fill("#top_p", "0.9")
 	p.fill("#max_tokens", "77")
 	p.fill("#seed", "42")
-	p.fill("#repeat_penalty", "1")
+	p.fill("#repetition_penalty", "1")
 	p.fill("#system", "Be brief.")
 	p.eval(`const m = document.getElementById("model"); m.value = "large"; m.dispatchEvent(new Event("change"))`)
 	p.keys("#input", "code")

@@ -26,8 +26,11 @@ type driver struct {
 	session string // the URL of the WebDriver session
 }
 
-// web is the browser of this run.
-var web *driver
+// web is the browser of this run, and dir a directory of its own.
+var (
+	web *driver
+	dir string
+)
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
@@ -37,6 +40,11 @@ func testMain(m *testing.M) int {
 		return m.Run()
 	}
 	var err error
+	if dir, err = os.MkdirTemp("", "nanochat-browser-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
 	if web, err = startDriver(); err != nil {
 		fmt.Fprintf(os.Stderr, "tests/browser: no browser: %v\nhint: scripts/setup browser installs Chromium; NANOCHAT_NO_BROWSER=1 leaves these tests out\n", err)
 		return 1

@@ -137,6 +137,10 @@ func classify(err error) (code int, hint string) {
 	if errors.As(err, &with) {
 		hint = with.hint
 	}
+	if many, ok := errors.AsType[*failures](err); ok {
+		code, _ = classify(many.first)
+		return code, ""
+	}
 	if fault, ok := errors.AsType[*train.Error](err); ok && hint == "" {
 		hint = fault.Hint
 	}

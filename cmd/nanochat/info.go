@@ -13,7 +13,6 @@ import (
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/core/tokenizer"
-	"github.com/architehc/nanochat/core/zoo"
 )
 
 // modelArg is the MODEL argument that most commands have.
@@ -253,66 +252,4 @@ func shortValue(v gguf.Value) any {
 		return fmt.Sprintf("%s... (%d elements)", s, n)
 	}
 	return v.Any()
-}
-
-type verifyCmd struct {
-	modelArg
-	JSON bool `name:"json" help:"Print JSON."`
-}
-
-// Help is the longer help text.
-func (*verifyCmd) Help() string {
-	return "A model that was downloaded is compared with the SHA-256 of its download as well."
-}
-
-// verifyDigest compares a file of the zoo with the digest it was promised with.
-func (a *app) verifyDigest(found zoo.Found) error {
-	if found.SHA256 == "" {
-		return nil
-	}
-	z, err := openZoo()
-	if err != nil {
-		return err
-	}
-	bar := a.progress("verify")
-	defer bar.done()
-	return z.Verify(a.ctx, found, bar.update)
-}
-
-// Run checks structure, weights and checksum.
-func (c *verifyCmd) Run(a *app) error {
-	found, err := a.find(c.Model)
-	if err != nil {
-		return err
-	}
-	if err := a.verifyDigest(found); err != nil {
-		return err
-	}
-	f, err := gguf.Open(found.Path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	bar := a.progress("verify")
-	sumErr := f.VerifyChecksum(a.ctx, bar.update)
-	bar.done()
-	if sumErr != nil && !errors.Is(sumErr, gguf.ErrNoChecksum) {
-		return sumErr
-	}
-	// Loading checks every tensor, trit code and scale.
-	if _, err := model.Load(f, model.Options{}); err != nil {
-		return err
-	}
-	if _, err := tokenizer.FromMetadata(f.Path, f); err != nil {
-		return err
-	}
-	if c.JSON {
-		return writeJSON(a.stdout, map[string]any{"path": f.Path, "bytes": f.Size, "ok": true, "checksum": sumErr == nil})
-	}
-	what := "structure, weights and checksum are right"
-	if sumErr != nil {
-		what = "structure and weights are right; the file has no checksum"
-	}
-	_, err = fmt.Fprintf(a.stdout, "%s: %s\n", f.Path, what)
-	return err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -12,7 +13,10 @@ import (
 )
 
 // openZoo is the zoo that the environment asks for.
-func openZoo() (*zoo.Zoo, error) {
+func openZoo() (*zoo.Zoo, error) { return openZooWith(func(*zoo.Options) {}) }
+
+// openZooWith is openZoo with other options.
+func openZooWith(change func(*zoo.Options)) (*zoo.Zoo, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		exe = "" // nothing is found beside it
@@ -21,18 +25,32 @@ func openZoo() (*zoo.Zoo, error) {
 	if err != nil {
 		return nil, err
 	}
+	change(&o)
 	return zoo.New(o)
 }
 
 // find is where every command gets its model from: a file, or a name that is
 // looked up beside the program, in the cache and on the network, in this order.
 func (a *app) find(ref string) (zoo.Found, error) {
+	return a.findWith(ref, func(*zoo.Options) {})
+}
+
+// findHere is find without the network.
+func (a *app) findHere(ref string) (zoo.Found, error) {
+	found, err := a.findWith(ref, func(o *zoo.Options) { o.Offline = true })
+	if e, ok := errors.AsType[*zoo.Error](err); ok && e.Kind == zoo.ErrOffline {
+		err = &zoo.Error{Kind: zoo.ErrNotFound, Model: e.Model, What: "is not on this machine", Hint: "nanochat download " + ref}
+	}
+	return found, err
+}
+
+func (a *app) findWith(ref string, change func(*zoo.Options)) (zoo.Found, error) {
 	st, err := os.Stat(ref)
 	isDir := err == nil && st.IsDir()
 	if ref == "" || err == nil && !isDir || zoo.IsPath(ref) && !strings.HasPrefix(ref, "file:") || slices.Contains(config.Presets(), ref) {
 		return zoo.Found{Path: ref, Source: zoo.FromPath}, checkFile(ref)
 	}
-	z, err := openZoo()
+	z, err := openZooWith(change)
 	if err != nil {
 		return zoo.Found{}, err
 	}
@@ -167,11 +185,7 @@ func (c *listCmd) Run(a *app) error {
 		if e.State == zoo.StatePartial {
 			size = fmt.Sprintf("%s of %s", bytesText(e.Bytes), size)
 		}
-		name := e.Name
-		if !strings.Contains(name, "@") { // names of the hub have their revision
-			name += "@" + e.Revision
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", name, e.State, size, e.Description)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", e.Ref(), e.State, size, e.Description)
 	}
 	return w.Flush()
 }

@@ -148,6 +148,14 @@ type Entry struct {
 	Instead     string `json:"instead,omitempty"`
 }
 
+// Ref is the name with its revision, as Resolve takes it.
+func (e *Entry) Ref() string {
+	if strings.HasPrefix(e.Name, hubPrefix) { // which has it in its name
+		return e.Name
+	}
+	return e.Name + "@" + e.Revision
+}
+
 // List is the models of the index and what else is in the cache. It needs no network.
 func (z *Zoo) List() []Entry {
 	var out []Entry

@@ -3,12 +3,16 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/core/train"
+	"github.com/architehc/nanochat/core/watch"
 )
 
 type trainCmd struct {
@@ -18,6 +22,11 @@ type trainCmd struct {
 	Out    string   `placeholder:"DIR" help:"The directory of the run; the same as --set train.out=DIR."`
 	DryRun bool     `help:"Show what the run would be, and how long it would take, and train nothing."`
 	JSON   bool     `name:"json" help:"Print the result as JSON."`
+
+	MetricsAddr string `placeholder:"HOST:PORT" help:"Let Prometheus scrape http://HOST:PORT/metrics."`
+	Tensorboard string `placeholder:"DIR|off" help:"Where event files for TensorBoard go (default: tensorboard in the directory of the run), or off."`
+	OTLP        string `name:"otlp" placeholder:"URL" help:"Send the spans of every step to this OpenTelemetry collector."`
+	LogJSON     string `name:"log-json" placeholder:"FILE|-" help:"Append the log as JSON lines to FILE; - is standard error, in place of the log for people."`
 	engineFlags
 }
 
@@ -52,8 +61,20 @@ func (c *trainCmd) Run(a *app) error {
 		}
 		return writePairs(a.stdout, planPairs(p))
 	}
-	bar := &trainBar{w: a.stderr, show: a.stderrTTY}
-	o.Log, o.Progress = bar, bar.update
+	bar := &trainBar{w: a.stderr, show: a.stderrTTY && c.LogJSON != "-"}
+	if c.LogJSON != "-" {
+		o.Log, o.Progress = bar, bar.update
+	}
+	w, err := c.watch(a, cfg)
+	if err != nil {
+		return err
+	}
+	if w != nil {
+		defer w.Close()
+		o.Observer = w
+	}
+	// A log that nobody reads any more does not end the training.
+	signal.Ignore(syscall.SIGPIPE)
 	a.patient.Store(true)
 	res, err := train.Run(a.ctx, cfg, o)
 	bar.clear()
@@ -81,7 +102,33 @@ func (c *trainCmd) config() (*config.Config, error) {
 	if c.Threads > 0 {
 		sets = append(sets, fmt.Sprintf("train.threads=%d", c.Threads))
 	}
+	switch c.Tensorboard {
+	case "":
+	case "off":
+		sets = append(sets, "telemetry.tensorboard=false")
+	default:
+		sets = append(sets, "telemetry.tensorboard=true", "telemetry.tensorboard_dir="+quoteTOML(c.Tensorboard))
+	}
 	return loadConfig(c.Config, sets)
+}
+
+// watch shows the run to those that the flags name; nil: to no one.
+func (c *trainCmd) watch(a *app, cfg *config.Config) (*watch.Watch, error) {
+	if c.MetricsAddr == "" && c.OTLP == "" && c.LogJSON == "" {
+		return nil, nil
+	}
+	o := watch.Options{
+		MetricsAddr: c.MetricsAddr, OTLP: c.OTLP, Traceparent: os.Getenv("TRACEPARENT"), LogFile: c.LogJSON,
+		Version: version, Model: cfg.Name, Run: cfg.Train.Out,
+	}
+	if c.LogJSON == "-" {
+		o.Log = a.stderr
+	}
+	w, err := watch.New(o)
+	if err == nil && w.Addr() != "" && c.LogJSON != "-" {
+		fmt.Fprintf(a.stderr, "metrics at http://%s/metrics\n", w.Addr())
+	}
+	return w, err
 }
 
 // quoteTOML is s as a literal that stands for nothing else; a name with an

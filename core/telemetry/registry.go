@@ -21,9 +21,8 @@ func scrape(r *prometheus.Registry) http.Handler {
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, EnableOpenMetrics: true})
 }
 
-func info(r *prometheus.Registry, version, kernel string) {
-	gauges(r, "nanochat_build_info", "1, with the version of the program and the kernels in use.", "version", "kernel").
-		WithLabelValues(newLabel(1).of(version), newLabel(1).of(kernel)).Set(1)
+func buildInfo(r *prometheus.Registry) *prometheus.GaugeVec {
+	return gauges(r, "nanochat_build_info", "1, with the version of the program and the kernels in use.", "version", "kernel")
 }
 
 func gauge(r *prometheus.Registry, name, help string) prometheus.Gauge {

@@ -71,7 +71,7 @@ func NewServing(o ServingOptions) *Serving {
 		endpoint: newLabel(32), modelName: newLabel(64), reason: newLabel(32), field: newLabel(64),
 		models: map[string]*ModelServing{},
 	}
-	info(r, o.Version, o.Kernel)
+	buildInfo(r).WithLabelValues(newLabel(1).of(o.Version), newLabel(1).of(o.Kernel)).Set(1)
 	r.MustRegister(engines{s, engineDescs()})
 	return s
 }

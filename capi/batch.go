@@ -57,7 +57,7 @@ func waitStreams(hs []uintptr, timeout uint32) (int, error) {
 		i = (i + first) % len(hs)
 		s := streams[i]
 		switch {
-		case s == nil || s.over:
+		case s == nil || s.over.Load():
 		case s.ready(over):
 			return i, nil
 		default:

@@ -157,6 +157,7 @@ func closeHandle(k kind, h uintptr) error {
 	switch v := e.value.(type) {
 	case *stream:
 		v.cancel(errClosed)
+		v.over.Store(true)
 	case *job:
 		v.stop()
 	}

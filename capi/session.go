@@ -2,14 +2,50 @@ package capi
 
 import (
 	"fmt"
+	"sync"
 
 	"github.com/architehc/nanochat/core/chat"
+	"github.com/architehc/nanochat/core/infer"
 )
 
 // openedSession is the value of a session's handle.
 type openedSession struct {
 	model *entry // kept as long as the session
 	*chat.Session
+
+	mu   sync.Mutex
+	last *stream // the stream opened last
+}
+
+// idle says whether the last stream was read to its end or closed. What was cancelled
+// is waited for: at most a step.
+func (s *openedSession) idle() bool {
+	if s.last == nil {
+		return true
+	}
+	if !s.last.over.Load() {
+		return false
+	}
+	if s.last.ctx.Err() != nil {
+		s.last.s.Close()
+	}
+	s.last = nil
+	return true
+}
+
+// stream opens the next stream; its handle keeps e, the entry of s.
+func (s *openedSession) stream(e *entry, r chat.Request) (uintptr, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.idle() {
+		return 0, infer.ErrBusy
+	}
+	next, err := newStream(e, s.Generate, r)
+	if err != nil {
+		return 0, err
+	}
+	s.last = next
+	return handles.add(kindStream, next, next.free), nil
 }
 
 // openSession is nanochat_session_open.
@@ -18,7 +54,7 @@ func openSession(model uintptr) (uintptr, error) {
 	if err != nil {
 		return 0, err
 	}
-	s := &openedSession{e, m.NewSession()}
+	s := &openedSession{model: e, Session: m.NewSession()}
 	return handles.add(kindSession, s, func() {
 		s.Close()
 		s.model.release()
@@ -46,7 +82,7 @@ func continueSession(h uintptr, text string, o generateOptions) (uintptr, error)
 		return 0, err
 	}
 	r.Prompt = text
-	return addStream(e, s.Generate, r)
+	return s.stream(e, r)
 }
 
 // sessionIDs is nanochat_session_tokens.
@@ -66,6 +102,11 @@ func truncateSession(h uintptr, keep int) error {
 		return err
 	}
 	defer e.release()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.idle() {
+		return infer.ErrBusy
+	}
 	return s.Truncate(keep)
 }
 
@@ -108,7 +149,7 @@ func openChat(model, session uintptr, roles, contents []string, template string,
 	if err := complete(m, &r); err != nil {
 		return 0, err
 	}
-	return addStream(of, s.Generate, r)
+	return s.stream(of, r)
 }
 
 // chatIDs is nanochat_chat_tokens.

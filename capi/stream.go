@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/architehc/nanochat/core/chat"
@@ -92,24 +93,24 @@ type stream struct {
 	top    []sample.Candidate
 	logits []float32
 	err    error // io.EOF or what ended the stream
-	// over says that the end was given out.
-	over bool
+	// over says that the end was given out, or the handle closed.
+	over atomic.Bool
 }
 
 // generator is chat.Model.Generate or chat.Session.Generate.
 type generator func(ctx context.Context, r chat.Request) (*chat.Stream, error)
 
-// addStream queues a request and gives its stream a handle, which keeps owner.
-func addStream(owner *entry, generate generator, r chat.Request) (uintptr, error) {
+// newStream queues a request; the stream keeps owner.
+func newStream(owner *entry, generate generator, r chat.Request) (*stream, error) {
 	s := &stream{owner: owner, embeds: r.Embed}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	var err error
 	if s.s, err = generate(s.ctx, r); err != nil {
 		s.cancel(nil)
-		return 0, err
+		return nil, err
 	}
 	owner.retain()
-	return handles.add(kindStream, s, s.free), nil
+	return s, nil
 }
 
 // openStream is nanochat_stream_open.
@@ -134,7 +135,11 @@ func openOn(h uintptr, o generateOptions, prompt func(m *openedModel, r *chat.Re
 	if err := prompt(m, &r); err != nil {
 		return 0, err
 	}
-	return addStream(e, m.Generate, r)
+	s, err := newStream(e, m.Generate, r)
+	if err != nil {
+		return 0, err
+	}
+	return handles.add(kindStream, s, s.free), nil
 }
 
 // free ends the request; nobody reads the stream any more.
@@ -171,7 +176,7 @@ func (s *stream) next(timeout uint32, buffer []byte) (piece, error) {
 		return s.end(), nil
 	}
 	if cause := context.Cause(s.ctx); cause != nil {
-		s.over = true
+		s.over.Store(true)
 		return piece{}, cause
 	}
 	if s.kept == nil && s.err == nil {
@@ -185,7 +190,7 @@ func (s *stream) next(timeout uint32, buffer []byte) (piece, error) {
 	case errors.Is(s.err, io.EOF):
 		return s.end(), nil
 	default:
-		s.over = true
+		s.over.Store(true)
 		return piece{}, s.err
 	}
 	p := s.kept
@@ -203,7 +208,8 @@ func (s *stream) next(timeout uint32, buffer []byte) (piece, error) {
 
 // end is the last piece.
 func (s *stream) end() piece {
-	s.over, s.top, s.logits = true, nil, nil
+	s.over.Store(true)
+	s.top, s.logits = nil, nil
 	return piece{token: -1, finish: finishOf(s.s.Result().Reason)}
 }
 

@@ -93,8 +93,35 @@ func suite(t *testing.T, name, compiler string, flags ...string) string {
 	sources, err := filepath.Glob("suite/*.c")
 	require.NoError(t, err)
 	sources = slicesWithout(sources, "suite/loading.c")
-	require.Len(t, sources, 9)
+	require.Len(t, sources, 12)
 	return build(t, name, compiler, append([]string{"-std=c99"}, flags...), sources...)
+}
+
+// shelf is a directory with models and a training for the part jobs.
+func shelf(t *testing.T) string {
+	t.Helper()
+	at := t.TempDir()
+	b, err := os.ReadFile(small)
+	require.NoError(t, err)
+	write := func(name, text string) {
+		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(at, name)), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(at, name), []byte(text), 0o600))
+	}
+	write("small/small.gguf", string(b))
+	write("index.json", fmt.Sprintf(`{"updated":"2026-11","models":[
+		{"name":"small","revision":"1","status":"bundled","file":"small.gguf","licence":"MIT","description":""},
+		{"name":"later","revision":"1","status":"planned","file":"x.gguf","licence":"MIT","description":"","instead":"small"},
+		{"name":"far","revision":"1","status":"published","file":"x.gguf","size":7,"sha256":"%064d","licence":"MIT","description":"","urls":["https://host.example/x.gguf"]}]}`, 7))
+	for _, split := range []string{"train", "val"} {
+		write(split+"/Cargo.toml", "[package]\nname = \""+split+"\"\n")
+		for i := range 30 {
+			write(fmt.Sprintf("%s/src/file%d.rs", split, i), strings.Repeat(fmt.Sprintf("/// Number %d of %s.\npub fn read_%d(index: usize) -> Option<usize> {\n    Some(index + %d)\n}\n\n", i, split, i, i), 8))
+		}
+	}
+	write("train.toml", "name = \"c\"\n[model]\ndim = 64\nlayers = 1\nheads = 2\nffn = 64\nvocab = 300\ncontext = 32\ngroup = 64\n[data]\npath = \""+
+		filepath.Join(at, "data")+"\"\n[train]\nsteps = 60\nrows = 4\nmicro_rows = 2\nseq_len = 32\neval_every = 0\ncheckpoint_every = 1000\n[schedule]\nwarmup = 10\ndecay = 20\n")
+	run(t, nil, command, "data", "prepare", filepath.Join(at, "train"), "--val", filepath.Join(at, "val"), "--tokenizer", small, "--no-dedup", "-o", filepath.Join(at, "data"))
+	return at
 }
 
 func fileExists(path string) bool {
@@ -196,7 +223,7 @@ func TestTextIsThatOfTheCommand(t *testing.T) {
 
 func TestSuite(t *testing.T) {
 	program := suite(t, "suite-gcc", "gcc")
-	operations, forks, cycles := "50000", "100", "1000"
+	operations, forks, cycles := "20000", "100", "1000"
 	if os.Getenv("NANOCHAT_LONG") != "" {
 		operations, forks, cycles = "1000000", "1000", "10000"
 	}
@@ -205,7 +232,11 @@ func TestSuite(t *testing.T) {
 		what string // for the table of docs/RELIABILITY.md
 	}{
 		{part: []string{"contract"}},
+		{part: []string{"sessions"}},
+		{part: []string{"jobs", shelf(t)}},
 		{part: []string{"misuse"}},
+		{part: []string{"table", "5000", "1", "1"}},
+		{[]string{"table", operations, "32", "3"}, "random calls of the C interface by 32 threads, each of which knows what its handles are (open, closed, NULL, of another kind, random bits): every status is the right one"},
 		{part: []string{"concurrent"}},
 		{part: []string{"signals"}},
 		{[]string{"forks", forks}, "forks of a process that generates: every call in the child is E_FORKED at once, the parent goes on"},
@@ -235,7 +266,10 @@ func TestSanitizers(t *testing.T) {
 		t.Skip("gcc has no sanitizers here")
 	}
 	program := suite(t, "suite-asan", "gcc", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-	for _, part := range [][]string{{"contract"}, {"misuse"}, {"concurrent"}, {"signals"}, {"chaos", "10000", "8", "3"}, {"forks", "10"}} {
+	for _, part := range [][]string{
+		{"contract"}, {"sessions"}, {"jobs", shelf(t)}, {"misuse"}, {"concurrent"}, {"signals"}, {"chaos", "10000", "8", "3"},
+		{"table", "10000", "8", "4"}, {"forks", "10"},
+	} {
 		t.Run(part[0], func(t *testing.T) {
 			options := "detect_leaks=1"
 			if part[0] == "forks" {

@@ -63,5 +63,8 @@ int concurrent(int argc, char **argv);
 int forks(int argc, char **argv);
 int signals(int argc, char **argv);
 int cycles(int argc, char **argv);
+int sessions(int argc, char **argv);
+int jobs(int argc, char **argv);
+int table(int argc, char **argv);
 
 #endif

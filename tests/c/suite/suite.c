@@ -92,7 +92,8 @@ int main(int argc, char **argv)
 	} parts[] = {
 		{"generate", generate}, {"contract", contract},     {"misuse", misuse},
 		{"chaos", chaos},       {"concurrent", concurrent}, {"forks", forks},
-		{"signals", signals},   {"cycles", cycles},
+		{"signals", signals},   {"cycles", cycles},         {"sessions", sessions},
+		{"jobs", jobs},         {"table", table},
 	};
 
 	for (size_t i = 0; argc >= 3 && i < sizeof parts / sizeof *parts; i++)

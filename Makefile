@@ -18,7 +18,7 @@ export NANOCHAT_PYTHON := $(CURDIR)/.venv/bin/python
 export NANOCHAT_PROMTOOL := $(CURDIR)/build/tools/promtool
 
 # Packages with goroutines of their own, for the race detector.
-RACE := ./capi ./core/chat ./core/infer/... ./core/internal/... ./core/gguf ./core/model \
+RACE := ./capi ./core/chat ./core/load ./core/infer/... ./core/internal/... ./core/gguf ./core/model \
 	./core/tokenizer ./core/data ./core/optim ./core/eval ./core/zoo ./kernels/team ./kernels/tune ./kernels/numa
 # Of core/train, what is arithmetic of one network for a minute.
 RACE_SKIP := TestExportedModelIsTheTrainers|TestResume$$|TestPowerLoss|TestInitFrom
@@ -136,7 +136,7 @@ reliability: setup-build ## kill 20 trainings and more; writes the table of docs
 ##@ Set up
 .PHONY: setup setup-build setup-python setup-lint setup-promtool
 setup: ## find or install everything the tests use
-	@scripts/setup go cc python lint arm64 promtool
+	@scripts/setup go cc python lint arm64 promtool browser
 setup-build:
 	@scripts/setup go cc
 setup-python:
@@ -145,6 +145,8 @@ setup-promtool:
 	@scripts/setup promtool
 setup-lint:
 	@scripts/setup go cc python lint
+setup-browser:
+	@scripts/setup browser
 
 .PHONY: clean
 clean: ## remove what was built; keep the tools

@@ -26,12 +26,15 @@ type benchmarkCmd struct {
 	Set             []string `placeholder:"KEY=VALUE" sep:"none" help:"With --train: override a key of the configuration, as in --set train.micro_rows=4. May be repeated."`
 	ForwardBackward bool     `help:"With --train: only forward and backward of train.micro_rows rows, without the update."`
 
+	Streams int `placeholder:"N" help:"With MODEL: measure N streams at once against one, and a long prompt beside others, in place of one stream."`
+
 	Prompt   *size  `placeholder:"N" help:"Tokens of the prompt that is read (default: 512, or what the context holds)."`
 	Tokens   *size  `placeholder:"N" help:"Tokens to generate (default: 128, or what the context holds)."`
 	Repeats  int    `default:"5" placeholder:"N" help:"Repetitions whose median counts, at least 5 (default: ${default})."`
 	Compare  string `placeholder:"FILE" help:"Compare with a report made by --json."`
 	Markdown string `placeholder:"FILE" help:"Write the results into the marked parts of a document."`
 	JSON     bool   `name:"json" help:"Print JSON."`
+	loadFlags
 	engineFlags
 	runFlags
 }
@@ -44,11 +47,22 @@ func (*benchmarkCmd) Help() string {
 
 // Run measures what was asked for, one part after the other.
 func (c *benchmarkCmd) Run(a *app) error {
+	switch only := c.serverOnly(); {
+	case c.Server != "" && (c.Model != "" || c.Roofline || c.Kernels || c.Train != ""):
+		return &usageError{"--server excludes a MODEL and the other measurements", "name the server's model with --model"}
+	case c.Server != "":
+		return c.runLoad(a, c.JSON)
+	case only != "":
+		return &usageError{only + " is about --server", "add --server URL, or leave it out"}
+	}
 	if c.Model == "" && !c.Roofline && !c.Kernels && c.Train == "" {
 		return &usageError{"no MODEL to measure", "name a model file, or measure training with --train or the machine with --roofline and --kernels"}
 	}
 	if c.Train == "" && (len(c.Set) > 0 || c.ForwardBackward) {
 		return &usageError{"--set and --forward-backward are about training", "name what to train with --train, as in --train nano-5m"}
+	}
+	if c.Streams < 0 || c.Streams == 1 || c.Streams > 1024 || c.Streams > 0 && c.Model == "" {
+		return &usageError{fmt.Sprintf("--streams %d: want a MODEL and 2 to 1024 streams", c.Streams), "leave it out to measure one stream"}
 	}
 	if c.Repeats < 5 {
 		return &usageError{fmt.Sprintf("--repeats %d is less than 5", c.Repeats), "a median of fewer says little"}
@@ -155,7 +169,7 @@ func (c *benchmarkCmd) measure(a *app, set *kernels.Set, training *config.Config
 		if set, err = c.tuned(a, set); err != nil {
 			return nil, err
 		}
-		r.Model, err = bench.MeasureModel(a.ctx, bench.ModelOptions{
+		o := bench.ModelOptions{
 			Name: filepath.Base(c.Model), Threads: c.Threads, Pin: c.Pin, Prompt: c.Prompt.or0(), Decode: c.Tokens.or0(),
 			KVType: c.kv(), Repeats: c.Repeats, Progress: a.note,
 			Open: func() (*model.Model, int64, func() error, error) {
@@ -165,7 +179,12 @@ func (c *benchmarkCmd) measure(a *app, set *kernels.Set, training *config.Config
 				}
 				return m, f.Size, f.Close, nil
 			},
-		})
+		}
+		if c.Streams > 0 {
+			r.Together, err = bench.MeasureStreams(a.ctx, bench.StreamsOptions{ModelOptions: o, Streams: c.Streams})
+		} else {
+			r.Model, err = bench.MeasureModel(a.ctx, o)
+		}
 		if ce, ok := errors.AsType[*bench.ContextError](err); ok {
 			flag := map[string]string{"prompt": "--prompt", "answer": "--tokens"}[ce.What]
 			return nil, &usageError{ce.Error(), fmt.Sprintf("%s %d, or less, or leave it out", flag, ce.Context-1)}

@@ -27,6 +27,8 @@ var layers = map[string]row{
 	"kernels/numa":      {1, []string{"golang.org/x/sys"}},
 	"kernels/team":      {2, []string{"golang.org/x/sys"}},
 	"core/sample":       {2, nil},
+	"kernels/dl":        {1, []string{"github.com/ebitengine/purego"}},
+	"kernels/cuda":      {2, nil},
 	"kernels/tune":      {3, []string{"golang.org/x/sys"}},
 	"core/ternary":      {2, nil},
 	"core/gguf":         {2, nil},
@@ -74,9 +76,9 @@ type ban struct {
 
 var (
 	cgoFiles    = regexp.MustCompile(`^(kernels/[^/]+\.go|capi/.*)$`)
-	unsafeFiles = regexp.MustCompile(`^(kernels/[^/]+\.go|kernels/(team|numa)/[^/]+\.go|core/gguf/view\.go|capi/.*|bindings/gopurego/[^/]+\.go)$`)
+	unsafeFiles = regexp.MustCompile(`^(kernels/[^/]+\.go|kernels/(team|numa|cuda)/[^/]+\.go|core/gguf/view\.go|capi/.*|bindings/gopurego/[^/]+\.go)$`)
 	mains       = regexp.MustCompile(`^(cmd|capi)/`)
-	disk        = regexp.MustCompile(`^(core/internal/fsx|kernels/(tune|numa|team)|cmd|capi)/|^kernels/features`)
+	disk        = regexp.MustCompile(`^(core/internal/fsx|kernels/(tune|numa|team|dl|cuda)|cmd|capi)/|^kernels/features`)
 	timekeepers = regexp.MustCompile(`^(core/internal/clock|core/bench|kernels/tune|kernels/team|cmd)/`)
 	nobody      = regexp.MustCompile(`^$`)
 )

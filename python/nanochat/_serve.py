@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from nanochat import _command
+from nanochat import _command, _settings
 from nanochat.errors import ServerError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for this program
-            env={**os.environ, "NO_COLOR": "1"},
+            env={**os.environ, **_settings.environment(), "NO_COLOR": "1"},
         )
         self._close = weakref.finalize(self, _end, self._process, 10.0)
         found: list[str] = []
@@ -53,15 +53,13 @@ class Server:
         try:
             deadline = time.monotonic() + ready
             while not listening.wait(0.05):
-                if self._process.poll() is not None:
-                    reader.join(1)
-                    raise ServerError(self._why(f"the server ended with status {self._process.returncode}"))
                 if time.monotonic() > deadline:
                     raise ServerError(
                         self._why(f"the server is not ready after {ready:.0f} s"), hint="raise ready, or see its log"
                     )
-            if not found:
-                raise ServerError(self._why("the server closed its output before it was ready"))
+            if not found:  # its standard error has ended
+                status = self._process.wait(ready)
+                raise ServerError(self._why(f"the server ended with status {status}"))
         except BaseException:
             self._close()
             raise
@@ -125,7 +123,7 @@ def _end(process: subprocess.Popen[bytes], timeout: float) -> int:
 
 
 def serve(
-    model: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    model: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
     *,
     host: str = "127.0.0.1",
     port: int = 0,
@@ -136,8 +134,8 @@ def serve(
     args: Sequence[str] = (),
     ready: float = 60.0,
 ) -> Server:
-    """Starts `nanochat serve` for one or several models, and returns when it takes requests. It speaks the protocol of
-    OpenAI: server.url + "/v1" is the base address for clients.
+    """Starts `nanochat serve` for one or several models (default: the one that comes with the package), and returns
+    when it takes requests. It speaks the protocol of OpenAI: server.url + "/v1" is the base address for clients.
 
     port 0 takes a free one. parallel: answers at the same time; queue: requests that wait; args: more arguments of the
     command; ready: seconds until it must listen.

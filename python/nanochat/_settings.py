@@ -19,6 +19,11 @@ _KEYS = (
 )  # fmt: skip
 
 
+def environment() -> dict[str, str]:
+    """The same for programs."""
+    return {f"NANOCHAT_{k.upper()}": v for k, v in changed.items() if v is not None}
+
+
 class Settings(MutableMapping[str, str]):
     """Settings of the library in this process, before the environment variable NANOCHAT_<KEY> of the same name: cache,
     home, models, index, endpoint, token (write only), offline, threads, kernel, tune, log; and memory_limit (bytes) and

@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from nanochat import _chart, _display, _html
 from nanochat._stream import SLICE
-from nanochat.errors import CancelledError, ModelCollapseError, NanochatError, TrainingDivergedError
+from nanochat.errors import (
+    CancelledError,
+    ModelCollapseError,
+    ModelNotFoundError,
+    NanochatError,
+    NotFoundError,
+    TrainingDivergedError,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -161,7 +168,7 @@ class TrainingRun:
     def _diagnose(self, e: NanochatError) -> NanochatError:
         """The error of a training that diverged, with the numbers of its last step."""
         if not isinstance(e, TrainingDivergedError) or not self.history:
-            return e
+            return said(e)
         last = self.history[-1]
         kinds = {ev.get("kind") for r in self.history[-50:] for ev in r.raw.get("events") or ()}
         if "collapse" in kinds or last.entropy < 0.01:
@@ -333,7 +340,11 @@ def train(
     else:
         report = _Report() if _display.reporter(progress) is not None else None
     shown = report if background else None
-    run = TrainingRun(Native().train(os.fsdecode(os.fspath(config)), sets, os.fsdecode(os.fspath(resume))), shown)
+    try:
+        job = Native().train(os.fsdecode(os.fspath(config)), sets, os.fsdecode(os.fspath(resume)))
+    except NanochatError as e:
+        raise said(e) from None
+    run = TrainingRun(job, shown)
     if background:
         return run
     try:  # shown by this thread: a notebook takes its output for that of the cell
@@ -346,6 +357,11 @@ def train(
     except BaseException:
         run.stop(wait=False)
         raise
+
+
+def said(e: NanochatError) -> NanochatError:
+    """What a training says about files it does not find: they are no models."""
+    return NotFoundError(e.message, hint=e.hint) if type(e) is ModelNotFoundError else e
 
 
 def _toml(value: Any) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "ModelNotPublishedError",
     "NanochatError",
     "NetworkError",
+    "NotFoundError",
     "OfflineError",
     "OutOfMemoryError",
     "ServerError",
@@ -66,7 +67,13 @@ class InvalidArgumentError(NanochatError, ValueError):
     code = 1
 
 
-class ModelNotFoundError(NanochatError, FileNotFoundError):
+class NotFoundError(NanochatError, FileNotFoundError):
+    """There is no such file: a configuration, a checkpoint, data."""
+
+    code = 2
+
+
+class ModelNotFoundError(NotFoundError):
     """There is no such model. What was asked for, what is near and where it was searched are attributes."""
 
     code = 2

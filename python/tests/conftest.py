@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,37 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> str:
         capture_output=True,
     )
     return path
+
+
+WORDS = "apple bread cloud delta ember field grape house iron jade kite lemon maple north ocean pearl river".split()
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration for a training of 30 steps that take milliseconds, on a corpus made here."""
+    top = tmp_path_factory.mktemp("training")
+    dice = random.Random(1)
+    for i in range(60):
+        text = ""
+        for _ in range(12):
+            a, b, c = dice.sample(WORDS, 3)
+            text += f"/// The {a} of a {b}.\npub fn {a}_{b}({c}: i64) -> i64 {{\n    {c} + {len(a)}\n}}\n\n"
+        path = top / ("val" if i < 6 else "code") / f"file{i}.rs"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    vocabulary, data, code = str(top / "tokenizer.json"), str(top / "data"), str(top / "code")
+    prepare = ["data", "prepare", code, "--val", str(top / "val"), "--tokenizer", vocabulary, "-o", data, "--near", "2"]
+    for arguments in (["tokenizer", "train", code, "--vocab", "320", "-o", vocabulary], prepare):
+        subprocess.run([COMMAND, *arguments], check=True, capture_output=True)
+    config = top / "tiny.toml"
+    config.write_text(
+        "\n".join(
+            ['name = "tiny-test"', "[model]", "dim = 32", "layers = 1", "heads = 1", "ffn = 64", "vocab = 320",
+             "context = 32", "[data]", f'path = "{data}"', "[schedule]", "warmup = 5", "[train]", "steps = 30",
+             "rows = 4", "log_every = 10", "eval_every = 10", "eval_tokens = 512", "checkpoint_every = 10", ""]
+        )
+    )  # fmt: skip
+    return config
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ type grammar struct {
 	Info       infoCmd       `cmd:"" help:"Describe a model file."`
 	Inspect    inspectCmd    `cmd:"" help:"Show what became of a model's weights, and how it mixes its streams."`
 	Verify     verifyCmd     `cmd:"" help:"Check a model file completely, checksum included."`
+	Publish    publishCmd    `cmd:"" help:"Make a folder of a model that is ready to upload."`
 	Init       initCmd       `cmd:"" help:"Create a model with random weights."`
 	Convert    convertCmd    `cmd:"" help:"Convert a model file from or to other programs' forms."`
 	Tokenizer  tokenizerCmd  `cmd:"" help:"Make a vocabulary, and turn text into tokens and back."`

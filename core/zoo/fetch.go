@@ -129,7 +129,7 @@ func (z *Zoo) remember(w wanted, size int64) error {
 			m.URL = plainURL(u)
 		}
 	}
-	if validName(w.name) {
+	if ValidName(w.name) {
 		m.Ref = w.name + "@" + w.revision
 	}
 	path := z.manifest(w.key())

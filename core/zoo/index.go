@@ -82,11 +82,11 @@ func (m *Model) ref() string { return m.Name + "@" + m.Revision }
 
 func (m *Model) check() error {
 	switch {
-	case !validName(m.Name):
+	case !ValidName(m.Name):
 		return fmt.Errorf("%q is no name", m.Name)
-	case !validName(m.Revision):
+	case !ValidName(m.Revision):
 		return fmt.Errorf("%q is no revision", m.Revision)
-	case !validName(m.File) || !strings.HasSuffix(m.File, ".gguf"):
+	case !ValidName(m.File) || !strings.HasSuffix(m.File, ".gguf"):
 		return fmt.Errorf("%q is not the name of a .gguf file", m.File)
 	case m.SHA256 != "" && !validDigest(m.SHA256):
 		return fmt.Errorf("%q is no SHA-256 in lower-case hexadecimal", m.SHA256)
@@ -150,8 +150,8 @@ var (
 	deviceName = regexp.MustCompile(`^(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?$`)
 )
 
-// validName says whether s can be a name, a revision or a file name on every system.
-func validName(s string) bool {
+// ValidName says whether s can be a name, a revision or a file name on every system.
+func ValidName(s string) bool {
 	return namePattern.MatchString(s) && !deviceName.MatchString(s) && !strings.HasSuffix(s, ".") && !strings.Contains(s, "..")
 }
 

@@ -167,7 +167,7 @@ func (z *Zoo) From(ctx context.Context, name, address, digest string, f Fetch) (
 // splitRef splits NAME@REVISION; the revision may be missing.
 func splitRef(ref string) (name, revision string, err error) {
 	name, revision, with := strings.Cut(ref, "@")
-	if !validName(name) || with && !validName(revision) {
+	if !ValidName(name) || with && !ValidName(revision) {
 		return "", "", &Error{Kind: ErrName, Model: fmt.Sprintf("%.120q", ref), What: "is not the name of a model",
 			Hint: "names have letters, digits and . _ -, as in nano-5m-rust or nano-5m-rust@1; a path ends with .gguf"}
 	}

@@ -6,11 +6,11 @@ import (
 )
 
 // parts are the generated parts of a document, in the order they are written.
-var parts = []string{"machine", "targets", "roofline", "kernels", "models", "profiles", "training", "training-parts"}
+var parts = []string{"machine", "targets", "roofline", "kernels", "models", "streams", "profiles", "training", "training-parts"}
 
 // Markdown replaces the generated parts of a document by the report's tables. A
 // part stands between the lines "<!-- begin NAME -->" and "<!-- end NAME -->";
-// the names are machine, targets, roofline, kernels, models, profiles, training and
+// the names are machine, targets, roofline, kernels, models, streams, profiles, training and
 // training-parts. A part that the
 // report does not have stays as it is. A model replaces its own row only, and a
 // profile its own table.
@@ -43,6 +43,8 @@ func (r *Report) has(name string) bool {
 		return len(r.Kernels) > 0
 	case "models":
 		return r.Model != nil
+	case "streams":
+		return r.Together != nil
 	case "profiles":
 		return len(r.Profiles) > 0
 	case "training", "training-parts":
@@ -69,6 +71,10 @@ func (r *Report) part(name, old string) string {
 	case "models":
 		t := modelTable([]*Model{r.Model})
 		t.merge(old, 4)
+		t.markdown(&b)
+	case "streams":
+		t := streamsTable([]*Streams{r.Together})
+		t.merge(old, 3)
 		t.markdown(&b)
 	case "profiles":
 		b.WriteString(mergeProfiles(old, r.Profiles))

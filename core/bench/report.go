@@ -29,6 +29,7 @@ type Report struct {
 	Kernels  []Kernel  `json:"kernels,omitempty"`
 	Profiles []Profile `json:"profiles,omitempty"`
 	Train    *Train    `json:"train,omitempty"`
+	Together *Streams  `json:"together,omitempty"`
 	*Model
 }
 

@@ -163,6 +163,9 @@ func (r *Report) tables() []*table {
 	if r.Model != nil {
 		ts = append(ts, modelTable([]*Model{r.Model}))
 	}
+	if r.Together != nil {
+		ts = append(ts, streamsTable([]*Streams{r.Together}))
+	}
 	if r.Train != nil {
 		ts = append(ts, trainTable([]*Train{r.Train}), trainPartTable(r.Train))
 	}

@@ -29,7 +29,7 @@ type Options struct {
 	MaxTokensPerStep int
 	// Stall is how many times as long as a step that only decodes a step may take
 	// that also reads prompts, so that running answers keep flowing. The default
-	// value is 3.
+	// value is 2: then prompts get half of the time.
 	Stall float64
 
 	// Context limits the positions of one request. The default value is the model's.
@@ -81,7 +81,7 @@ func (o Options) withDefaults() (Options, error) {
 		return o, &RequestError{"kv_bytes", fmt.Sprintf("is %d, must be 0 (default) or more", o.KVBytes)}
 	}
 	if o.Stall == 0 {
-		o.Stall = 3
+		o.Stall = 2
 	}
 	if !(o.Stall >= 1 && o.Stall <= 1e6) {
 		return o, &RequestError{"stall", fmt.Sprintf("is %v, must be 1 to 1000000", o.Stall)}

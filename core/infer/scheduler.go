@@ -676,10 +676,11 @@ func (p *pace) learn(decoding, prefill int, took time.Duration) {
 	}
 }
 
-// mix moves an average a quarter of the way to x.
+// mix moves an average a quarter of the way to x. What is more than twice the average
+// counts as twice: once is chance, and more often moves it all the same.
 func mix(avg *float64, x float64) {
 	if *avg == 0 {
 		*avg = x
 	}
-	*avg += (x - *avg) / 4
+	*avg += (min(x, 2**avg) - *avg) / 4
 }

@@ -82,7 +82,7 @@ lint: setup-lint ## gofmt, vet, staticcheck, clang-format, ruff
 	@scripts/lint
 
 .PHONY: unit
-unit: build setup-python setup-promtool ## all Go tests, with the Python references where a test has one
+unit: build setup-python setup-promtool setup-browser ## all Go tests, with the Python references where a test has one
 	go test ./...
 
 .PHONY: python
@@ -134,7 +134,7 @@ reliability: setup-build ## kill 20 trainings and more; writes the table of docs
 	@scripts/reliability
 
 ##@ Set up
-.PHONY: setup setup-build setup-python setup-lint setup-promtool
+.PHONY: setup setup-build setup-python setup-lint setup-promtool setup-browser
 setup: ## find or install everything the tests use
 	@scripts/setup go cc python lint arm64 promtool browser
 setup-build:

@@ -10,6 +10,8 @@ import (
 
 	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/cuda"
+	"github.com/architehc/nanochat/kernels/dl"
 	"github.com/architehc/nanochat/kernels/numa"
 )
 
@@ -26,6 +28,7 @@ type doctorReport struct {
 	// of time its control group allows, 0 for no limit.
 	Affinity    int               `json:"affinity"`
 	Quota       float64           `json:"cgroup_quota"`
+	CUDA        cudaReport        `json:"cuda"`
 	Environment map[string]string `json:"environment"`
 	Notes       []string          `json:"notes"`
 }
@@ -38,7 +41,7 @@ type doctorCmd struct {
 }
 
 // environment lists the variables that nanochat reads.
-var environment = []string{"NANOCHAT_KERNEL", "NANOCHAT_THREADS", "NANOCHAT_TUNE", "NO_COLOR"}
+var environment = []string{"NANOCHAT_KERNEL", "NANOCHAT_THREADS", "NANOCHAT_TUNE", cuda.LibDirVariable, "NO_COLOR"}
 
 // Run prints what was found.
 func (c *doctorCmd) Run(a *app) error {
@@ -55,7 +58,7 @@ func (c *doctorCmd) Run(a *app) error {
 	r := doctorReport{
 		Version: thisVersion(), Machine: numa.ReadMachine(), Features: kernels.Features(),
 		Kernel: set.Name, Threads: c.threads(), Affinity: numa.CPUs(), Quota: numa.Quota(),
-		Environment: map[string]string{},
+		CUDA: findCUDA(), Environment: map[string]string{},
 	}
 	for _, s := range kernels.All() {
 		r.Kernels = append(r.Kernels, s.Name)
@@ -122,6 +125,7 @@ func (r *doctorReport) pairs() []pair {
 		{"huge pages", m.HugePages},
 		{"kernels", strings.Join(r.Kernels, ", ")},
 		{"in use", r.Kernel + ", " + plural(r.Threads, "thread")},
+		{"CUDA", r.CUDA.text()},
 	}
 	for _, name := range environment {
 		if value, ok := r.Environment[name]; ok {
@@ -132,6 +136,50 @@ func (r *doctorReport) pairs() []pair {
 		p = append(p, pair{"note", n})
 	}
 	return p
+}
+
+// cudaReport is the NVIDIA GPUs of this machine and what their use needs.
+type cudaReport struct {
+	// Driver is the version of CUDA that the driver is for and Compiler that of NVRTC; Missing
+	// says why one of them, or a device, is not there.
+	Driver   string      `json:"driver,omitempty"`
+	Compiler string      `json:"compiler,omitempty"`
+	Devices  []cuda.Info `json:"devices,omitempty"`
+	Missing  string      `json:"missing,omitempty"`
+	Hint     string      `json:"hint,omitempty"`
+}
+
+func findCUDA() (r cudaReport) {
+	dirs := cuda.LibDirs(os.Getenv)
+	if c, err := cuda.OpenCompiler(dirs...); err == nil {
+		r.Compiler = c.Version()
+	}
+	driver, err := cuda.OpenDriver(dirs...)
+	if err == nil {
+		r.Driver = driver.Version()
+		r.Devices, err = driver.Devices()
+	}
+	if err == nil {
+		return r
+	}
+	r.Missing = err.Error()
+	if e, ok := errors.AsType[*dl.Error](err); ok {
+		r.Missing, r.Hint = e.Library+" was not found", e.Hint
+	} else if e, ok := errors.AsType[*cuda.Error](err); ok {
+		r.Hint = e.Hint
+	}
+	return r
+}
+
+func (r *cudaReport) text() string {
+	if r.Missing != "" {
+		return "not used: " + r.Missing
+	}
+	var names []string
+	for _, d := range r.Devices {
+		names = append(names, fmt.Sprintf("%s, %s", d.Name, bytesText(int64(d.Memory))))
+	}
+	return fmt.Sprintf("%s; driver for CUDA %s. This version computes on the processor", strings.Join(names, "; "), r.Driver)
 }
 
 func (c *doctorCmd) showConfig(a *app) error {

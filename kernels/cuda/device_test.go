@@ -1,0 +1,237 @@
+//go:build cgo
+
+package cuda
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/architehc/nanochat/kernels/dl"
+)
+
+func TestMachineWithoutDriver(t *testing.T) {
+	_, err := OpenDriver(t.TempDir())
+	if err == nil {
+		t.Skip("this machine has a driver")
+	}
+	var e *dl.Error
+	require.ErrorAs(t, err, &e)
+	require.ErrorContains(t, err, "libcuda.so.1")
+	require.NotEmpty(t, e.Hint)
+}
+
+func TestDriversThatCannotBeUsed(t *testing.T) {
+	for _, c := range []struct {
+		name, scene, value, text, hint string
+	}{
+		{"no device", "FAKE_CUDA_DEVICES", "0", "CUDA_ERROR_100", "CUDA_VISIBLE_DEVICES"},
+		{"old", "FAKE_CUDA_VERSION", "11080", "for CUDA 11.8, needed is 12.0", "newer driver"},
+		{"stub", "FAKE_CUDA_FAIL", "cuInit:34:1", "CUDA_ERROR_34", "LD_LIBRARY_PATH"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := emulated(t, c.scene, c.value)
+			var e *Error
+			require.ErrorAs(t, err, &e)
+			require.ErrorContains(t, err, c.text)
+			require.Contains(t, e.Hint, c.hint)
+		})
+	}
+}
+
+func TestDevices(t *testing.T) {
+	d, err := emulated(t, "FAKE_CUDA_DEVICES", "2")
+	require.NoError(t, err)
+	require.Equal(t, "12.4", d.Version())
+	list, err := d.Devices()
+	require.NoError(t, err)
+	require.Len(t, list, 2)
+	require.Equal(t, "Emulated GPU 1", list[1].Name)
+	require.Equal(t, "sm_90a", list[1].Arch())
+	require.EqualValues(t, 1<<30, list[1].Memory)
+	require.Equal(t, "sm_86", Info{Major: 8, Minor: 6}.Arch())
+	_, err = d.Open(2)
+	require.ErrorContains(t, err, "CUDA_ERROR_101")
+}
+
+func TestDeviceThatIsTooOld(t *testing.T) {
+	d, err := emulated(t, "FAKE_CUDA_MAJOR", "7")
+	require.NoError(t, err)
+	_, err = d.Open(0)
+	require.ErrorContains(t, err, "compute capability 7.0, needed is 8.0")
+}
+
+func TestOpenThatFailsLeavesNothing(t *testing.T) {
+	for _, call := range []string{"cuDevicePrimaryCtxRetain", "cuCtxSetCurrent", "cuStreamCreate"} {
+		d, err := emulated(t, "FAKE_CUDA_FAIL", call+":2:1")
+		require.NoError(t, err)
+		_, err = d.Open(0)
+		require.ErrorContains(t, err, call)
+		require.Zero(t, left(t))
+	}
+}
+
+func TestBuffers(t *testing.T) {
+	v := device(t)
+	require.NoError(t, v.Do(func(t_ *Thread) error {
+		a, err := t_.Alloc(4000)
+		require.NoError(t, err)
+		b, err := t_.Alloc(4000)
+		require.NoError(t, err)
+		src := make([]float32, 1000)
+		for i := range src {
+			src[i] = float32(i)
+		}
+		require.NoError(t, Upload(t_, a, src))
+		require.NoError(t, t_.Fill(b, 0, 4000))
+		require.NoError(t, t_.Copy(b+400, a, 400))
+		got := make([]float32, 1000)
+		require.NoError(t, Download(t_, got, b))
+		want := make([]float32, 1000)
+		copy(want[100:], src[:100])
+		require.Equal(t, want, got)
+		require.NoError(t, Upload(t_, a, []float32{}))
+
+		pinned, err := Pinned[float32](t_, 10)
+		require.NoError(t, err)
+		require.NoError(t, Download(t_, pinned, a))
+		require.Equal(t, src[:10], pinned)
+		return nil
+	}))
+}
+
+func TestMemoryIsUsedAgainAndCounted(t *testing.T) {
+	v := device(t, "FAKE_CUDA_MEMORY", "1000000")
+	require.NoError(t, v.Do(func(t_ *Thread) error {
+		a, err := t_.Alloc(1000)
+		require.NoError(t, err)
+		require.NoError(t, t_.Free(a))
+		require.Error(t, t_.Free(a))
+		require.Error(t, t_.Free(a+256))
+		require.NoError(t, t_.Free(0))
+		b, err := t_.Alloc(900)
+		require.NoError(t, err)
+		require.Equal(t, a, b)
+		used, peak, held := t_.Memory()
+		require.Equal(t, [3]uint64{1024, 1024, 1024}, [3]uint64{used, peak, held})
+		require.NoError(t, t_.Free(b))
+
+		c, err := t_.Alloc(999_936) // fits once the free block is given back
+		require.NoError(t, err)
+		_, err = t_.Alloc(300)
+		var e *MemoryError
+		require.ErrorAs(t, err, &e)
+		require.EqualValues(t, 512, e.Asked)
+		require.EqualValues(t, 1_000_000, e.Total)
+		require.EqualValues(t, 999_936, e.Used)
+		used, peak, held = t_.Memory()
+		require.Equal(t, [3]uint64{999_936, 999_936, 999_936}, [3]uint64{used, peak, held})
+		return t_.Free(c)
+	}))
+}
+
+func TestDoFromManyGoroutines(t *testing.T) {
+	v := device(t)
+	var group sync.WaitGroup
+	inside := 0
+	for range 50 {
+		group.Go(func() {
+			for range 20 {
+				require.NoError(t, v.Do(func(t_ *Thread) error {
+					inside++ // no lock: one at a time
+					return t_.Wait()
+				}))
+			}
+		})
+	}
+	group.Wait()
+	require.Equal(t, 1000, inside)
+}
+
+func TestPanicInDoIsAnErrorAndTheDeviceGoesOn(t *testing.T) {
+	v := device(t)
+	require.ErrorContains(t, v.Do(func(*Thread) error { panic("oh") }), "oh")
+	require.NoError(t, v.Do(func(t_ *Thread) error { return t_.Wait() }))
+}
+
+func TestClosedDevice(t *testing.T) {
+	v := device(t)
+	v.Close()
+	v.Close()
+	require.ErrorIs(t, v.Do(func(*Thread) error { return nil }), ErrClosed)
+}
+
+func TestLostContextStaysLost(t *testing.T) {
+	v := device(t, "FAKE_CUDA_FAIL", "cuStreamSynchronize:700:2")
+	require.NoError(t, v.Do(func(t_ *Thread) error { return t_.Wait() }))
+	first := v.Do(func(t_ *Thread) error { return t_.Wait() })
+	require.ErrorContains(t, first, "CUDA_ERROR_700")
+	called := false
+	require.Equal(t, first, v.Do(func(*Thread) error { called = true; return nil }))
+	require.False(t, called)
+}
+
+func TestCopyOutOfBounds(t *testing.T) {
+	v := device(t)
+	err := v.Do(func(t_ *Thread) error {
+		a, err := t_.Alloc(256)
+		require.NoError(t, err)
+		return Upload(t_, a, make([]byte, 257))
+	})
+	require.ErrorContains(t, err, "cuMemcpyHtoDAsync")
+}
+
+func TestLibDirs(t *testing.T) {
+	env := map[string]string{LibDirVariable: "/a::/b", "VIRTUAL_ENV": "/venv"}
+	dirs := LibDirs(func(name string) string { return env[name] })
+	require.Equal(t, []string{"/a", "/b"}, dirs[:2])
+	require.True(t, strings.HasPrefix(dirs[2], "/venv/"))
+	require.Equal(t, []string{"/usr/local/cuda/lib64"}, LibDirs(func(string) string { return "" }))
+}
+
+func TestSharedMemoryAndGraphsOfKernelsThatAreNotThere(t *testing.T) {
+	v := device(t)
+	require.NoError(t, v.Do(func(t_ *Thread) error {
+		_, err := t_.Load(nil)
+		require.Error(t, err)
+		_, err = t_.Load(append([]byte(filepath.Join(t.TempDir(), "none.so")), 0))
+		require.ErrorContains(t, err, "cuModuleLoadData")
+		code, err := image(t)("ternary", "")
+		require.NoError(t, err)
+		m, err := t_.Load(code)
+		require.NoError(t, err)
+		_, err = t_.Kernel(m, "nothing", 0)
+		require.ErrorContains(t, err, "cuModuleGetFunction nothing")
+		_, err = t_.Kernel(m, "quantize", 1<<20)
+		require.ErrorContains(t, err, "cuFuncSetAttribute")
+		return nil
+	}))
+}
+
+func TestCacheOfCode(t *testing.T) {
+	dir := t.TempDir()
+	none := &dl.Error{Library: "NVRTC"}
+	c := &Cache{Dir: filepath.Join(dir, "deep", "cache"), Err: none}
+	_, err := c.Cubin("ternary", "sm_90a")
+	require.Equal(t, none, err)
+	compiler := compilerOrSkip(t)
+	c.Compiler = compiler
+	code, err := c.Cubin("ternary", "sm_90a")
+	require.NoError(t, err)
+	c.Compiler = nil // from the file
+	again, err := c.Cubin("ternary", "sm_90a")
+	require.NoError(t, err)
+	require.Equal(t, code, again)
+	files, err := os.ReadDir(c.Dir)
+	require.NoError(t, err)
+	require.Len(t, files, 1)
+	c.Dir = filepath.Join(c.Dir, files[0].Name()) // a file: nothing can be kept there
+	c.Compiler = compiler
+	again, err = c.Cubin("ternary", "sm_90a")
+	require.NoError(t, err)
+	require.Equal(t, code, again)
+}

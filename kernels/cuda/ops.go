@@ -1,0 +1,146 @@
+package cuda
+
+import (
+	"fmt"
+
+	"github.com/architehc/nanochat/kernels"
+)
+
+// Ops is the kernels on a device. Its methods queue work on the thread that it was loaded
+// on, and check shapes as package kernels does: wrong ones are programmer errors and
+// come back as errors.
+type Ops struct {
+	t                    *Thread
+	quantize, gemv, gemm *Kernel
+}
+
+// Image gives the compiled code of a kernel source; Cache.Cubin is one.
+type Image func(name, arch string) ([]byte, error)
+
+// Ops loads the kernels.
+func (t *Thread) Ops(image Image) (*Ops, error) {
+	o := &Ops{t: t}
+	code, err := image("ternary", t.device.Arch())
+	if err != nil {
+		return nil, err
+	}
+	m, err := t.Load(code)
+	if err != nil {
+		return nil, err
+	}
+	for name, k := range map[string]**Kernel{"quantize": &o.quantize, "ternary_gemv": &o.gemv, "ternary_gemm": &o.gemm} {
+		if *k, err = t.Kernel(m, name, t.device.SharedBytes-4<<10); err != nil {
+			return nil, err
+		}
+	}
+	return o, nil
+}
+
+// Ternary is a ternary matrix on a device, in the layout of kernels.Ternary.
+type Ternary struct {
+	Rows, Cols, Group int
+	Tiles, Scales     Ptr
+	Gain              float32
+}
+
+// UploadTernary copies a matrix to the device.
+func (t *Thread) UploadTernary(w *kernels.Ternary) (d Ternary, err error) {
+	d = Ternary{Rows: w.Rows, Cols: w.Cols, Group: w.Group, Gain: w.Gain}
+	if d.Tiles, err = t.Alloc(uint64(len(w.Tiles))); err != nil {
+		return d, err
+	}
+	if d.Scales, err = t.Alloc(uint64(2 * len(w.Scales))); err != nil {
+		return d, err
+	}
+	if err = Upload(t, d.Tiles, w.Tiles); err != nil {
+		return d, err
+	}
+	return d, Upload(t, d.Scales, w.Scales)
+}
+
+// Act is quantised vectors on a device, in the layout of kernels.Act.
+type Act struct {
+	Tokens, Cols, Stride, Group int
+	Q, Scale, Sums              Ptr
+}
+
+// Groups is the number of sums of one token.
+func (x *Act) Groups() int { return (x.Cols + x.Group - 1) / x.Group }
+
+// NewAct allocates room for that many tokens.
+func (t *Thread) NewAct(tokens, cols, group int) (x Act, err error) {
+	x = Act{Tokens: tokens, Cols: cols, Stride: kernels.ActStride(cols), Group: group}
+	if x.Q, err = t.Alloc(uint64(tokens * x.Stride)); err != nil {
+		return x, err
+	}
+	if x.Scale, err = t.Alloc(uint64(4 * tokens)); err != nil {
+		return x, err
+	}
+	x.Sums, err = t.Alloc(uint64(4 * tokens * x.Groups()))
+	return x, err
+}
+
+type quantizeArgs struct {
+	norm, q, sums, scale, x, weight Ptr
+	n, stride, group, groups        int32
+	eps                             float32
+	normalize                       int32
+}
+
+// Quantize writes the first tokens of x [tokens][x.Cols] to dst: kernels.Set.Quantize of
+// each.
+func (o *Ops) Quantize(dst *Act, x Ptr, tokens int) error {
+	return o.quantizeRows(dst, quantizeArgs{x: x}, tokens)
+}
+
+// RMSNormQuantize is Quantize of the RMS norm of x, which goes to norm too unless that
+// is 0. A weight of 0 is all ones.
+func (o *Ops) RMSNormQuantize(dst *Act, norm, x, weight Ptr, eps float32, tokens int) error {
+	return o.quantizeRows(dst, quantizeArgs{norm: norm, x: x, weight: weight, eps: eps, normalize: 1}, tokens)
+}
+
+func (o *Ops) quantizeRows(dst *Act, a quantizeArgs, tokens int) error {
+	if tokens < 1 || tokens > dst.Tokens {
+		return fmt.Errorf("cuda: %d tokens into room for %d", tokens, dst.Tokens)
+	}
+	if shared := 4 * dst.Cols; shared > o.t.device.SharedBytes-4<<10 {
+		return fmt.Errorf("cuda: a vector of %d elements, at most %d fit", dst.Cols, (o.t.device.SharedBytes-4<<10)/4)
+	}
+	a.q, a.sums, a.scale = dst.Q, dst.Sums, dst.Scale
+	a.n, a.stride, a.group, a.groups = int32(dst.Cols), int32(dst.Stride), int32(dst.Group), int32(dst.Groups())
+	return Launch(o.t, o.quantize, Shape{Grid: [3]uint32{uint32(tokens), 1, 1}, Block: [3]uint32{256, 1, 1}, Shared: uint32(4 * dst.Cols)}, &a)
+}
+
+type productArgs struct {
+	dst, tiles, scales, q, sums, scale                  Ptr
+	gain                                                float32
+	rows, group, groups, colTiles, stride, ldd, nTokens int32
+}
+
+// gemmTokens is the number of tokens from which tensor cores are used.
+const gemmTokens = 16
+
+// Ternary computes dst[t*ldd+r] for all rows of w and the first tokens of x:
+// kernels.Set.TernaryGEMM.
+func (o *Ops) Ternary(dst Ptr, ldd int, w *Ternary, x *Act, tokens int) error {
+	if w.Cols != x.Cols || w.Group != x.Group || tokens < 1 || tokens > x.Tokens || ldd < w.Rows {
+		return fmt.Errorf("cuda: a matrix [%d][%d] in groups of %d, %d of %d vectors of %d in groups of %d, %d between results",
+			w.Rows, w.Cols, w.Group, tokens, x.Tokens, x.Cols, x.Group, ldd)
+	}
+	tile := kernels.TileSide
+	a := productArgs{
+		dst: dst, tiles: w.Tiles, scales: w.Scales, q: x.Q, sums: x.Sums, scale: x.Scale, gain: w.Gain,
+		rows: int32(w.Rows), group: int32(w.Group), groups: int32(x.Groups()), colTiles: int32((w.Cols + tile - 1) / tile),
+		stride: int32(x.Stride), ldd: int32(ldd), nTokens: int32(tokens),
+	}
+	blocks := (w.Rows + tile - 1) / tile
+	if tokens >= gemmTokens && (w.Group%32 == 0 || w.Group >= w.Cols) {
+		grid := [3]uint32{uint32((blocks + 3) / 4), uint32((tokens + 63) / 64), 1}
+		return Launch(o.t, o.gemm, Shape{Grid: grid, Block: [3]uint32{128, 1, 1}}, &a)
+	}
+	shared := x.Stride + 4*tile*x.Groups()
+	if shared > o.t.device.SharedBytes-4<<10 {
+		return fmt.Errorf("cuda: %d columns in groups of %d need %d bytes of shared memory", w.Cols, w.Group, shared)
+	}
+	return Launch(o.t, o.gemv, Shape{Grid: [3]uint32{uint32(blocks), uint32(tokens), 1}, Block: [3]uint32{128, 1, 1}, Shared: uint32(shared)}, &a)
+}

@@ -1,0 +1,210 @@
+// Quantisation of activations and products with ternary matrices: the results of
+// kernels.Set's RMSNormQuantize, Quantize, TernaryGEMV and TernaryGEMM, to the bit.
+#include "common.cuh"
+
+// ---------------------------------------------------------------- activations
+
+struct QuantizeArgs {
+	float *norm;         // [tokens][n], or null: what was quantised
+	int8_t *q;           // [tokens][stride]
+	int32_t *sums;       // [tokens][groups]
+	float *scale;        // [tokens]
+	const float *x;      // [tokens][n]
+	const float *weight; // [n], or null: all ones
+	int32_t n, stride, group, groups;
+	float eps;
+	int32_t normalize; // 0: quantise x itself
+};
+
+// The lanes of the canonical sum, added by its tree.
+NC_DEVICE float tree16(volatile float *s) {
+	float a[16];
+	for (int i = 0; i < 16; i++) a[i] = s[i];
+	for (int h = 8; h > 0; h /= 2)
+		for (int i = 0; i < h; i++) a[i] = a[i] + a[i + h];
+	return a[0];
+}
+
+// One block of 256 threads a token; 4·n bytes of dynamic shared memory.
+NC_KERNEL(quantize, QuantizeArgs) {
+	NC_DYNAMIC(float, v);
+	NC_SHARED float lanes[16];
+	NC_SHARED uint32_t tops[8];
+	NC_SHARED float inverse;
+	const int tid = (int)threadIdx.x;
+	const int64_t token = blockIdx.x;
+	const float *x = a.x + token * a.n;
+	for (int i = tid; i < a.n; i += 256) v[i] = x[i];
+	int32_t *sums = a.sums + token * a.groups;
+	for (int g = tid; g < a.groups; g += 256) sums[g] = 0;
+	__syncthreads();
+
+	if (a.normalize) {
+		if (tid < 16) { // 16 strided sums by FMA, as every processor adds them
+			float s = 0;
+			for (int i = tid; i < a.n; i += 16) s = fmaf(v[i], v[i], s);
+			lanes[tid] = s;
+		}
+		__syncthreads();
+		if (tid == 0) inverse = 1.0f / sqrtf(tree16(lanes) / (float)a.n + a.eps);
+		__syncthreads();
+		for (int i = tid; i < a.n; i += 256) {
+			float y = v[i] * inverse;
+			v[i] = a.weight ? y * a.weight[i] : y;
+		}
+	}
+	// Magnitudes of floats, infinities and NaN order like their bits.
+	uint32_t top = 0;
+	for (int i = tid; i < a.n; i += 256) {
+		uint32_t u = __float_as_uint(v[i]) & 0x7fffffffu;
+		top = u > top ? u : top;
+		if (a.norm) a.norm[token * a.n + i] = v[i];
+	}
+	for (int m = 16; m > 0; m /= 2) {
+		uint32_t other = nc_shuffle_xor(top, m);
+		top = other > top ? other : top;
+	}
+	if (tid % 32 == 0) tops[tid / 32] = top;
+	__syncthreads();
+	for (int w = 0; w < 8; w++) top = tops[w] > top ? tops[w] : top;
+	const float scale = __uint_as_float(top) / 127.0f;
+	const bool none = scale == 0.0f || !(scale - scale == 0.0f);
+	if (tid == 0) a.scale[token] = scale;
+
+	int8_t *q = a.q + token * a.stride;
+	for (int base = 0; base < a.stride; base += 256) {
+		const int i = base + tid;
+		int value = 0;
+		if (i < a.n && !none) {
+			value = nc_round(v[i] / scale);
+			value = value > 127 ? 127 : value < -127 ? -127 : value;
+		}
+		if (i < a.stride) q[i] = (int8_t)value;
+		// Groups are whole sixteens of columns, or the row.
+		for (int m = 8; m > 0; m /= 2) value += nc_shuffle_xor(value, m);
+		if (tid % 16 == 0 && i < a.n) atomicAdd(&sums[i / a.group], value);
+	}
+}
+
+// -------------------------------------------------------------------- products
+
+struct ProductArgs {
+	float *dst;             // [tokens][ldd]
+	const uint4 *tiles;     // [blocks][col_tiles][4]
+	const uint16_t *scales; // [blocks][groups][16], half precision
+	const int8_t *q;        // [tokens][stride]
+	const int32_t *sums;    // [tokens][groups]
+	const float *scale;     // [tokens]
+	float gain;
+	int32_t rows, group, groups, col_tiles, stride, ldd, tokens;
+};
+
+// The four bytes of columns 4j..4j+3 in a tile's word of one row.
+NC_DEVICE uint32_t codes(uint32_t word, int j) { return word >> 2 * j & 0x03030303u; }
+
+// One token: a block of 128 threads for 16 rows, gridDim.y tokens; stride + 64·groups bytes of
+// dynamic shared memory. A lane takes four rows of one tile, 16 bytes; a warp eight
+// tiles, 512 bytes.
+NC_KERNEL(ternary_gemv, ProductArgs) {
+	NC_DYNAMIC(int32_t, dots); // [groups][16], then q [stride]
+	uint4 *q = (uint4 *)(dots + 16 * a.groups);
+	const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32;
+	const int64_t token = blockIdx.y, block = blockIdx.x;
+	const uint4 *x = (const uint4 *)(a.q + token * a.stride);
+	for (int i = tid; i < a.stride / 16; i += 128) q[i] = x[i];
+	for (int i = tid; i < 16 * a.groups; i += 128) dots[i] = 0;
+	__syncthreads();
+
+	const uint4 *tiles = a.tiles + block * a.col_tiles * 4;
+	const int quad = lane % 4;
+	for (int first = 8 * warp; first < a.col_tiles; first += 32) {
+		const int k = first + lane / 4;
+		const bool inside = k < a.col_tiles;
+		int sum[4] = {0, 0, 0, 0};
+		if (inside) {
+			const uint4 w = tiles[4 * k + quad], v = q[k];
+			const uint32_t row[4] = {w.x, w.y, w.z, w.w}, column[4] = {v.x, v.y, v.z, v.w};
+			for (int r = 0; r < 4; r++)
+				for (int j = 0; j < 4; j++) sum[r] = nc_dot(codes(row[r], j), column[j], sum[r]);
+		}
+		const int g = (inside ? k : a.col_tiles - 1) * 16 / a.group;
+		const int last = first + 7 < a.col_tiles ? first + 7 : a.col_tiles - 1;
+		if (first * 16 / a.group == last * 16 / a.group) { // the whole warp is in one group
+			for (int r = 0; r < 4; r++)
+				for (int m = 16; m >= 4; m /= 2) sum[r] += nc_shuffle_xor(sum[r], m);
+			if (lane < 4)
+				for (int r = 0; r < 4; r++) atomicAdd(&dots[16 * g + 4 * quad + r], sum[r]);
+		} else if (inside) {
+			for (int r = 0; r < 4; r++) atomicAdd(&dots[16 * g + 4 * quad + r], sum[r]);
+		}
+	}
+	__syncthreads();
+
+	const int64_t row = block * 16 + tid;
+	if (tid < 16 && row < a.rows) {
+		const int32_t *sums = a.sums + token * a.groups;
+		const uint16_t *scales = a.scales + block * a.groups * 16 + tid;
+		float y = 0;
+		for (int g = 0; g < a.groups; g++) // codes are trits plus one
+			y = fmaf((float)(dots[16 * g + tid] - sums[g]), nc_half(scales[16 * g]), y);
+		a.dst[token * a.ldd + row] = a.scale[token] * a.gain * y;
+	}
+}
+
+// Many tokens, on tensor cores: a block of 128 threads for 64 rows and 64 tokens; the group
+// is a multiple of 32 columns or the row. A warp has 16 rows, whose tiles are the
+// first operand of nc_mma as they stand: its word for row g and columns 4t.. is codes(word
+// of row g, t).
+enum { Tokens = 64, Step = 128, Pad = Step + 16 };
+
+NC_KERNEL(ternary_gemm, ProductArgs) {
+	NC_SHARED uint4 staged[Tokens * Pad / 16];
+	const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32, g = lane / 4, t = lane % 4;
+	const int64_t block = (int64_t)blockIdx.x * 4 + warp, first_token = (int64_t)blockIdx.y * Tokens;
+	const bool rows = block * 16 < a.rows;
+	const uint32_t *tiles = (const uint32_t *)(a.tiles + (rows ? block : 0) * a.col_tiles * 4);
+	const uint16_t *scales = a.scales + (rows ? block : 0) * a.groups * 16;
+	int dot[Tokens / 8][4];
+	float y[Tokens / 8][4];
+	for (int n = 0; n < Tokens / 8; n++)
+		for (int i = 0; i < 4; i++) dot[n][i] = 0, y[n][i] = 0;
+
+	for (int base = 0; base < a.stride; base += Step) {
+		__syncthreads();
+		for (int i = tid; i < Tokens * Step / 16; i += 128) {
+			const int token = i / (Step / 16), column = i % (Step / 16) * 16;
+			uint4 v = {0, 0, 0, 0};
+			if (first_token + token < a.tokens && base + column < a.stride)
+				v = *(const uint4 *)(a.q + (first_token + token) * a.stride + base + column);
+			staged[(token * Pad + column) / 16] = v;
+		}
+		__syncthreads();
+		for (int column = base; column < base + Step && column < 16 * a.col_tiles; column += 32) {
+			const int k = column / 16;
+			const bool odd = k + 1 < a.col_tiles; // else the second half meets zeros of q
+			const uint32_t *w = tiles + 16 * k;
+			const uint32_t left[4] = {codes(w[g], t), codes(w[g + 8], t), odd ? codes(w[16 + g], t) : 0, odd ? codes(w[16 + g + 8], t) : 0};
+			for (int n = 0; n < Tokens / 8; n++) {
+				const uint32_t *v = (const uint32_t *)staged + ((8 * n + g) * Pad + column - base) / 4;
+				const uint32_t right[2] = {v[t], v[4 + t]};
+				nc_mma(dot[n], left, right);
+			}
+			const int end = column + 32;
+			if (end % a.group != 0 && end < 16 * a.col_tiles) continue;
+			const int group = column / a.group;
+			const float s0 = nc_half(scales[16 * group + g]), s1 = nc_half(scales[16 * group + g + 8]);
+			for (int n = 0; n < Tokens / 8; n++)
+				for (int i = 0; i < 4; i++) {
+					const int64_t token = first_token + 8 * n + 2 * t + i % 2;
+					const int sum = token < a.tokens ? a.sums[token * a.groups + group] : 0;
+					y[n][i] = fmaf((float)(dot[n][i] - sum), i < 2 ? s0 : s1, y[n][i]);
+					dot[n][i] = 0;
+				}
+		}
+	}
+	for (int n = 0; n < Tokens / 8; n++)
+		for (int i = 0; i < 4; i++) {
+			const int64_t token = first_token + 8 * n + 2 * t + i % 2, row = block * 16 + g + i / 2 * 8;
+			if (rows && row < a.rows && token < a.tokens) a.dst[token * a.ldd + row] = a.scale[token] * a.gain * y[n][i];
+		}
+}

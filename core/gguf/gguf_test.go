@@ -577,3 +577,17 @@ func Example() {
 	// F32 [3 2] [1 2 3 4 5 6]
 	// <nil>
 }
+
+func TestCollect(t *testing.T) {
+	pairs := func(yield func(string, any) bool) {
+		_ = yield("a", "text") && yield("b", uint32(3)) && yield("c", []string{"x", "y"})
+	}
+	kvs, err := Collect(pairs)
+	require.NoError(t, err)
+	require.Equal(t, []KV{{"a", V("text")}, {"b", V(uint32(3))}, {"c", Array([]string{"x", "y"})}}, kvs)
+	_, err = Collect(func(yield func(string, any) bool) { yield("bad", struct{}{}) })
+	require.ErrorContains(t, err, `"bad"`)
+	kvs, err = Collect(func(func(string, any) bool) {})
+	require.NoError(t, err)
+	require.Empty(t, kvs)
+}

@@ -482,3 +482,41 @@ func ExampleSampler() {
 	fmt.Println(id)
 	// Output: 2
 }
+
+// Score gives the logprob and the candidates that Sample gives where it draws the token.
+func TestScore(t *testing.T) {
+	const vocab = 50
+	ws := NewWorkspace(vocab, set())
+	for pos := range 20 {
+		row := normals(vocab, uint64(pos), 2)
+		s := newSampler(t, Options{Temperature: 1, Logprobs: true, TopLogprobs: 3, RepeatPenalty: 1.5, LogitBias: map[int32]float32{7: 2}}, vocab)
+		s.Reset([]int32{1, 2, 3})
+		id, want, err := s.Sample(ws, row, pos)
+		require.NoError(t, err)
+		top := slices.Clone(s.Top())
+		again := newSampler(t, Options{TopLogprobs: 3}, vocab)
+		got, err := again.Score(ws, row, pos, id)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+		require.Equal(t, top, again.Top())
+		sum := 0.0
+		for i := range vocab {
+			lp, err := again.Score(ws, row, pos, int32(i))
+			require.NoError(t, err)
+			sum += math.Exp(float64(lp))
+		}
+		require.InDelta(t, 1, sum, 1e-5)
+		none, err := newSampler(t, Options{}, vocab).Score(ws, row, pos, id)
+		require.NoError(t, err)
+		require.Zero(t, none, "not asked for")
+	}
+	s := newSampler(t, Options{Logprobs: true}, 3)
+	_, err := s.Score(NewWorkspace(3, set()), []float32{1, float32(math.NaN()), 2}, 9, 0)
+	var le *LogitError
+	require.ErrorAs(t, err, &le)
+	require.Equal(t, 9, le.Pos)
+	for _, id := range []int32{-1, 3} {
+		_, err = s.Score(NewWorkspace(3, set()), []float32{1, 2, 3}, 0, id)
+		require.Error(t, err)
+	}
+}

@@ -366,11 +366,18 @@ func TestDisk(t *testing.T) {
 		t.Errorf("after some space was freed: Range %q", got)
 	}
 
+	for _, fault := range []error{syscall.EIO, syscall.ENOSPC, syscall.EACCES} {
+		failEach(t, fault)
+	}
+}
+
+// failEach fails each operation of a download in turn.
+func failEach(t *testing.T, fault error) {
 	small := content(40_000)
-	s = serve(t, small, nil)
+	s := serve(t, small, nil)
 	for n := 1; ; n++ {
 		dir := t.TempDir()
-		f := fsx.NewFault(lazy{fsx.OS()}, fsx.FaultOptions{FailAt: n, Short: true})
+		f := fsx.NewFault(lazy{fsx.OS()}, fsx.FaultOptions{FailAt: n, Err: fault, Short: true})
 		_, err := get(t, open(t, dir, s.entry(), func(o *Options) { o.FS = f }), small)
 		if !f.Failed() {
 			if n < 15 {

@@ -300,6 +300,10 @@ func (z *Zoo) sweep() {
 			name := e.Name()
 			temporary := strings.HasPrefix(name, ".") && strings.Contains(name, ".tmp-") ||
 				strings.HasSuffix(name, partSuffix) && !strings.HasSuffix(name, mine)
+			if part, ok := strings.CutSuffix(name, partSuffix+".json"); ok { // of a part that was killed when it was whole
+				_, err := z.o.FS.Stat(filepath.Join(dir, part+partSuffix))
+				temporary = isMissing(err)
+			}
 			if !temporary || e.Type() == fs.ModeDir {
 				continue
 			}

@@ -193,6 +193,9 @@ func sound(t *testing.T, dir string) {
 		b, err := os.ReadFile(name)
 		if err != nil || digestOf(b) != digest {
 			t.Errorf("%s is visible and corrupt (%d bytes, %v)", name, len(b), err)
+			tally.Lock()
+			tally.corrupt++
+			tally.Unlock()
 		}
 	}
 }
@@ -217,6 +220,7 @@ func leftovers(t *testing.T, dir string) (out []string) {
 func get(t *testing.T, z *Zoo, data []byte) (Found, error) {
 	t.Helper()
 	found, err := z.Resolve(context.Background(), "tiny", Fetch{})
+	count(err)
 	sound(t, z.Cache())
 	if err == nil {
 		b, e := os.ReadFile(found.Path)

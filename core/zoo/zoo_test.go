@@ -203,7 +203,7 @@ func TestCache(t *testing.T) {
 	}
 
 	// What was left behind long ago goes away with the next download.
-	old := []string{filepath.Join(z.blobs(), "sha256-0.other.part"), filepath.Join(z.manifests(), ".x.json.tmp-1-0")}
+	old := []string{filepath.Join(z.blobs(), "sha256-0.other.part"), filepath.Join(z.manifests(), ".x.json.tmp-1-0"), filepath.Join(z.blobs(), "sha256-2.x.part.json")}
 	kept := filepath.Join(z.blobs(), "sha256-1.other.part")
 	for _, path := range append(old, kept) {
 		write(t, path, []byte("x"))

@@ -120,7 +120,7 @@ func positions(m *chat.Model, asked size) int {
 // engineError gives an error of the engine the hint that belongs to the command line.
 func engineError(err error) error {
 	if u, ok := errors.AsType[*chat.UnsupportedError](err); ok {
-		return &hinted{u, u.Hint}
+		return &hinted{errors.New(u.What), u.Hint}
 	}
 	return flagNames(err)
 }

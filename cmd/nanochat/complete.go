@@ -119,7 +119,7 @@ func untrained(in chat.Info) bool {
 
 func fimHint(err error) error {
 	if u, ok := errors.AsType[*chat.UnsupportedError](err); ok {
-		return &hinted{u, "leave out --fim to continue what stands before the place"}
+		return &hinted{errors.New(u.What), "leave out --fim to continue what stands before the place"}
 	}
 	return flagNames(err)
 }

@@ -41,7 +41,7 @@ func commands() []command {
 		{"more", "", "go on with an answer that was cut short", func(r *repl, _ string) error { return r.answer(r.talk.more) }},
 		{"system", "[TEXT]", "what the model is told before the first message; without TEXT: nothing", (*repl).system},
 		{"set", "[NAME VALUE]", "change a setting, as in /set temperature 0.7; alone: show all", (*repl).set},
-		{"seed", "N", "the same as /set seed N", func(r *repl, arg string) error { return r.set("seed " + arg) }},
+		{"seed", "N", "the same as /set seed N", func(r *repl, arg string) error { return r.set(strings.TrimSpace("seed " + arg)) }},
 		{"stats", "", "show counts and speed after every answer, or no more", (*repl).stats},
 		{"multi", "", `a message of several lines, up to a line /end; the same as """ … """`, (*repl).multi},
 		{"save", "FILE", "write the conversation to a file", (*repl).save},

@@ -171,6 +171,7 @@ func (r *run) sample(text string, tokens int) (string, error) {
 		return "", err
 	}
 	defer s.Close()
+	ids = ids[:0]
 	for {
 		t, err := s.Next(ctx)
 		if err != nil {
@@ -178,7 +179,7 @@ func (r *run) sample(text string, tokens int) (string, error) {
 		}
 		ids = append(ids, t.ID)
 	}
-	return string(r.tok.Decode(nil, ids, tokenizer.DecodeOptions{})), nil
+	return string(r.tok.Decode([]byte(text), ids, tokenizer.DecodeOptions{})), nil
 }
 
 // sampleTime is the most time that a sample may take.

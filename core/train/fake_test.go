@@ -192,6 +192,8 @@ warmup = 2
 [optim.matrix]
 rule = "adamw"
 lr = 0.05
+[telemetry]
+tensorboard = false
 `), append([]string{"data.path=" + dir}, sets...)...)
 	require.NoError(t, err)
 	return c

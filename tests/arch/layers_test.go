@@ -41,7 +41,7 @@ var layers = map[string]row{
 	"core/checkpoint":   {5, nil},
 	"core/chat":         {6, nil},
 	"core/train":        {6, nil},
-	"core/watch":            {7, nil},
+	"core/watch":        {7, nil},
 	"core/bench":        {7, []string{"golang.org/x/sys"}},
 	"core/server":       {7, nil},
 	"core/load":         {1, nil},

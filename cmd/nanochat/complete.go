@@ -15,7 +15,7 @@ import (
 )
 
 type completeCmd struct {
-	Place string `arg:"" name:"file:line:col" help:"Where to write; FILE - is standard input."`
+	Place string `arg:"" name:"file:line:col" help:"Where to write."`
 	chatModelArg
 
 	FIM   bool `name:"fim" help:"Fill in the middle: the model sees the text before and after the place. Without it, only what stands before."`
@@ -241,13 +241,13 @@ func cutLast(s string) (before, after string, ok bool) {
 
 // text is the file, or standard input.
 func (c *completeCmd) text(a *app, file string) (string, error) {
-	if c.Stdin || file == "-" {
+	if c.Stdin {
 		b, err := a.readStdin(maxPrompt)
 		return string(b), err
 	}
 	f, err := os.Open(file)
 	if err != nil {
-		return "", fmt.Errorf("file %s: %s", file, reason(err))
+		return "", &hinted{fmt.Errorf("file %s: %s", file, reason(err)), "give text that is in no file with --stdin"}
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxPrompt+1))

@@ -237,17 +237,6 @@ func (f *fields) ignore(names ...string) {
 	}
 }
 
-// unknown counts the fields that nothing has read.
-func (f *fields) unknown() int {
-	n := 0
-	for name := range f.raw {
-		if !f.used[name] {
-			n++
-		}
-	}
-	return n
-}
-
 // kind names the type of a JSON value.
 func kind(v json.RawMessage) string {
 	if len(v) == 0 {

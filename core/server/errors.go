@@ -112,7 +112,14 @@ func errorOf(err error, param string) *apiError {
 		e.code = "context_length_exceeded"
 		return e
 	case errors.As(err, &field):
-		return bad(field.Field, "%s %s", field.Field, field.What)
+		name := field.Field
+		switch name {
+		case "prompt":
+			name = param
+		case "template":
+			name = "chat_template"
+		}
+		return bad(name, "%s %s", name, field.What)
 	case errors.As(err, &option):
 		return bad(option.Option, "%s is %v, must be %s", option.Option, option.Value, option.Want)
 	case errors.As(err, &cannot):

@@ -18,7 +18,8 @@ type gate struct {
 	parallel int
 
 	mu      sync.Mutex
-	entered int
+	entered int // and not parked
+	parked  int
 	waiting int
 	lines   map[string]*line
 	ring    []*line // those with somebody waiting, the next to serve first
@@ -36,7 +37,9 @@ type ticket struct {
 	client string
 	open   chan struct{} // closed when the place is there
 	// Guarded by g.mu.
-	state ticketState
+	state  ticketState
+	slow   bool // its client does not read
+	parked bool // inside, and its place is lent
 }
 
 type ticketState uint8
@@ -62,7 +65,7 @@ func (g *gate) reserve(client string, n int) ([]*ticket, *apiError) {
 	if most := g.inside + g.queue; n > most {
 		return nil, bad("n", "the request asks for %d answers at once: at most %d find room in the queue of this server", n, most)
 	}
-	if n > g.inside-g.entered+g.queue-g.waiting {
+	if n > max(0, g.inside-g.entered)+g.queue-g.waiting {
 		return nil, busy(g.waiting+max(0, g.entered-g.parallel), g.retryAfter())
 	}
 	l := g.lines[client]
@@ -96,6 +99,7 @@ func (g *gate) dispatch() {
 		g.waiting--
 		g.entered++
 		t.state = ticketInside
+		t.lend()
 		close(t.open)
 	}
 }
@@ -123,7 +127,11 @@ func (t *ticket) release(took float64) {
 	defer g.mu.Unlock()
 	switch t.state {
 	case ticketInside:
-		g.entered--
+		if t.parked {
+			g.parked--
+		} else {
+			g.entered--
+		}
 		if took > 0 {
 			if g.service == 0 {
 				g.service = took
@@ -137,6 +145,40 @@ func (t *ticket) release(took float64) {
 	}
 	t.state = ticketDone
 	g.dispatch()
+}
+
+// park lends the place of an answer whose client does not read: the engine passes
+// over it, so another can be computed. Not more are parked than may be inside or wait.
+func (t *ticket) park() {
+	t.g.mu.Lock()
+	defer t.g.mu.Unlock()
+	t.slow = true
+	if t.state == ticketInside {
+		t.lend()
+		t.g.dispatch()
+	}
+}
+
+// lend parks t if that is allowed. g.mu is held.
+func (t *ticket) lend() {
+	if g := t.g; t.slow && !t.parked && g.parked < g.inside+g.queue {
+		t.parked = true
+		g.parked++
+		g.entered--
+	}
+}
+
+// resume takes the place of a parked answer back, even if there is none free.
+func (t *ticket) resume() {
+	g := t.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	t.slow = false
+	if t.state == ticketInside && t.parked {
+		t.parked = false
+		g.parked--
+		g.entered++
+	}
 }
 
 // leave takes a waiting ticket out of its line.

@@ -91,6 +91,7 @@ func (q *query) run(w http.ResponseWriter, r *http.Request) *apiError {
 	if err := q.prepare(m); err != nil {
 		return errorOf(err, q.param())
 	}
+	q.tickets = tickets
 	out := q.output(w, q.entry.known())
 	choices := make([]*choice, len(tickets))
 	for i, t := range tickets {

@@ -136,7 +136,7 @@ func (e *entry) open() (m *chat.Model, err error) {
 	}
 	o := e.spec.Options
 	o.Engine.MaxBatch = e.gate.parallel
-	o.Engine.MaxQueue = max(e.gate.inside, 1)
+	o.Engine.MaxQueue = 2*e.gate.inside + e.gate.queue // with those that are parked
 	return chat.Open(e.s.life, path, o)
 }
 

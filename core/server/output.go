@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"net/http"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/architehc/nanochat/core/infer"
 )
@@ -149,6 +151,50 @@ type events struct {
 	q    *query
 	w    *recorder
 	head head
+
+	slow *time.Timer // fires while a client does not take an event
+	mu   sync.Mutex  // guards busy, and the tickets' being parked
+	busy bool        // an event is on its way
+}
+
+// patience is how long a client may take for an event before its place is lent to
+// others.
+const patience = 100 * time.Millisecond
+
+// write sends an event. While the client does not take it, the places of the
+// request's answers are lent.
+func (o *events) write(send func() error) error {
+	o.setBusy(true)
+	if o.slow == nil {
+		o.slow = time.AfterFunc(patience, o.park)
+	} else {
+		o.slow.Reset(patience)
+	}
+	err := send()
+	o.setBusy(false)
+	if !o.slow.Stop() {
+		for _, t := range o.q.tickets {
+			t.resume()
+		}
+	}
+	return err
+}
+
+func (o *events) setBusy(on bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.busy = on
+}
+
+func (o *events) park() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.busy {
+		return
+	}
+	for _, t := range o.q.tickets {
+		t.park()
+	}
 }
 
 // send wraps the part of a choice, or the usage, into an event.
@@ -157,10 +203,12 @@ func (o *events) send(u *usage, choices ...any) error {
 		choices = []any{}
 	}
 	e := event{o.head, choices}
-	if o.q.usage {
-		return o.w.event(o.q.s.limits.Write, countedEvent{e, u})
-	}
-	return o.w.event(o.q.s.limits.Write, e)
+	return o.write(func() error {
+		if o.q.usage {
+			return o.w.event(o.q.s.limits.Write, countedEvent{e, u})
+		}
+		return o.w.event(o.q.s.limits.Write, e)
+	})
 }
 
 // begin sends the role before the first text of a chat's answer.

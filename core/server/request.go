@@ -32,7 +32,7 @@ type query struct {
 	maxTokens int
 	seed      uint64
 	request   chat.Request
-	fields    *fields
+	tickets   []*ticket
 }
 
 // prompt is what one answer or more follow.
@@ -49,7 +49,6 @@ type prompt struct {
 
 // common are the fields of every request for answers.
 func (q *query) common(f *fields) {
-	q.fields = f
 	q.n = f.integer("n", 1)
 	q.stream = f.boolean("stream")
 	if o := f.object("stream_options"); o != nil {

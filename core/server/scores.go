@@ -78,9 +78,10 @@ func (s *scorer) rest(r infer.Result) []score {
 // leastLogprob stands for impossible, which JSON has no number for.
 const leastLogprob = -9999
 
-func finite(l float32) float64 {
+// finite is l as JSON can express it; digits beyond those of float32 mean nothing.
+func finite(l float32) float32 {
 	if l >= leastLogprob {
-		return float64(l)
+		return l
 	}
 	return leastLogprob
 }
@@ -93,7 +94,7 @@ type chatLogprobs struct {
 
 type chatLogprob struct {
 	Token   string        `json:"token"`
-	Logprob float64       `json:"logprob"`
+	Logprob float32       `json:"logprob"`
 	Bytes   []int         `json:"bytes"`
 	Top     []chatLogprob `json:"top_logprobs,omitzero"`
 }
@@ -122,8 +123,8 @@ func chatScores(list []score) *chatLogprobs {
 // textLogprobs is the form of completions.
 type textLogprobs struct {
 	Tokens   []string             `json:"tokens"`
-	Logprobs []*float64           `json:"token_logprobs"`
-	Top      []map[string]float64 `json:"top_logprobs"`
+	Logprobs []*float32           `json:"token_logprobs"`
+	Top      []map[string]float32 `json:"top_logprobs"`
 	Offsets  []int                `json:"text_offset"`
 }
 
@@ -145,9 +146,9 @@ func tokenName(token []byte) string {
 }
 
 func textScores(list []score, top bool) *textLogprobs {
-	out := &textLogprobs{Tokens: make([]string, len(list)), Logprobs: make([]*float64, len(list)), Offsets: make([]int, len(list))}
+	out := &textLogprobs{Tokens: make([]string, len(list)), Logprobs: make([]*float32, len(list)), Offsets: make([]int, len(list))}
 	if top {
-		out.Top = make([]map[string]float64, len(list))
+		out.Top = make([]map[string]float32, len(list))
 	}
 	for i, e := range list {
 		out.Tokens[i], out.Offsets[i] = tokenName(e.token), e.runes
@@ -157,7 +158,7 @@ func textScores(list []score, top bool) *textLogprobs {
 		l := finite(e.logprob)
 		out.Logprobs[i] = &l
 		if top {
-			out.Top[i] = map[string]float64{out.Tokens[i]: l}
+			out.Top[i] = map[string]float32{out.Tokens[i]: l}
 			for _, t := range e.top {
 				out.Top[i][tokenName(t.token)] = finite(t.logprob)
 			}

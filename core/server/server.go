@@ -257,8 +257,8 @@ func (s *Server) drain(h *http.Server) error {
 // Close ends all requests and unloads the models. It may be called twice.
 func (s *Server) Close() error {
 	s.draining.Store(true)
-	s.end(errDraining)
-	s.mu.Lock() // nobody enters any more
+	s.mu.Lock()
+	s.end(errDraining) // nobody enters any more
 	s.mu.Unlock()
 	s.active.Wait()
 	<-s.janitor

@@ -48,6 +48,7 @@ func TestSoak(t *testing.T) {
 	length, pause := duration(t, "NANOCHAT_SOAK", 10*time.Second), duration(t, "NANOCHAT_SOAK_PAUSE", 2*time.Millisecond)
 	url, pid := start(t)
 
+	fill(t, url)
 	var samples []sample
 	first := map[string]string{}
 	begin := time.Now()
@@ -124,6 +125,15 @@ func start(t *testing.T) (url string, pid int) {
 		require.Empty(t, said.String(), "errors in the log")
 	})
 	return url, cmd.Process.Pid
+}
+
+// fill writes to every page of the cache of keys and values, which takes memory when
+// it is first used: a context of 512 for each of 16 answers.
+func fill(t *testing.T, url string) {
+	for i := range 40 {
+		_, err := text(url+"/v1/completions", fmt.Sprintf(`{"prompt":%q,"max_tokens":1}`, strings.Repeat(fmt.Sprintf("%d x ", i), 120)), math.MaxInt)
+		require.NoError(t, err)
+	}
 }
 
 var mix = []work{

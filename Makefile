@@ -40,12 +40,12 @@ $(MODEL): | build/bin/nanochat
 	build/bin/nanochat init nano-5m $@ --seed 1
 
 .PHONY: build
-build: setup-build ## build/bin/nanochat, build/lib/libnanochat.so* and build/include/
+build: setup-build ## build/bin/nanochat, build/lib/libnanochat.{so*,a} and build/include/
 	@mkdir -p build/bin
 	go build -trimpath -ldflags '-s -w -X main.commit=$(VERSION)' -o build/bin/nanochat ./cmd/nanochat
 	@echo 'built build/bin/nanochat ($(VERSION))'
-	@scripts/build-lib build
-	@echo 'built build/lib/libnanochat.so and build/include/nanochat.h'
+	@scripts/build-lib --static build
+	@echo 'built build/lib/libnanochat.so, build/lib/libnanochat.a and build/include/nanochat.h'
 
 build/bin/nanochat:
 	@$(MAKE) build

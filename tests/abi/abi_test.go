@@ -25,7 +25,7 @@ const (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if out, err := exec.Command("../../scripts/build-lib").CombinedOutput(); err != nil {
+	if out, err := exec.Command("../../scripts/build-lib", "--static").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build-lib: %v\n%s", err, out)
 		os.Exit(1)
 	}
@@ -205,6 +205,29 @@ func TestOnlyTheHeaderIsExported(t *testing.T) {
 		}
 		require.Equal(t, "NANOCHAT_1", s.Version, "version of %s", s.Name)
 		got = append(got, s.Name)
+	}
+	slices.Sort(got)
+	require.Equal(t, names(readHeader(t)), got)
+}
+
+func TestOnlyTheHeaderIsGlobalInTheStaticLibrary(t *testing.T) {
+	dir := t.TempDir()
+	archive, err := filepath.Abs(filepath.Join(lib, "libnanochat.a"))
+	require.NoError(t, err)
+	cmd := exec.Command("ar", "x", archive)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	f, err := elf.Open(filepath.Join(dir, "nanochat.o"))
+	require.NoError(t, err)
+	defer f.Close()
+	symbols, err := f.Symbols()
+	require.NoError(t, err)
+	var got []string
+	for _, s := range symbols {
+		if elf.ST_BIND(s.Info) != elf.STB_LOCAL && s.Section != elf.SHN_UNDEF {
+			got = append(got, s.Name)
+		}
 	}
 	slices.Sort(got)
 	require.Equal(t, names(readHeader(t)), got)

@@ -34,7 +34,7 @@ func testMain(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	command, small = filepath.Join(dir, "nanochat"), filepath.Join(dir, "small.gguf")
 	for _, args := range [][]string{
-		{filepath.Join(root, "scripts", "build-lib")},
+		{filepath.Join(root, "scripts", "build-lib"), "--static"},
 		{"go", "build", "-o", command, "../../cmd/nanochat"},
 		{command, "init", "tiny", small, "--seed", "7", "--set", "model.vocab=300", "--set", "model.context=128",
 			"--set", "model.dim=64", "--set", "model.ffn=64", "--set", "model.layers=1"},
@@ -316,6 +316,31 @@ func TestPkgConfig(t *testing.T) {
 	program := filepath.Join(dir, "generate-pc")
 	args := append([]string{"gcc", "-std=c99", "-o", program, examples + "generate.c"}, flags...)
 	run(t, nil, append(args, "-Wl,-rpath,"+lib)...)
+	checkGenerate(t, program)
+}
+
+// The projects of another program, which is linked to the shared or the static library.
+func TestConsumerProjects(t *testing.T) {
+	need(t, "cmake")
+	out := filepath.Join(dir, "consumer")
+	run(t, nil, "cmake", "-S", "consumer", "-B", out, "-DCMAKE_PREFIX_PATH="+filepath.Join(root, "build"))
+	run(t, nil, "cmake", "--build", out)
+	want := run(t, nil, command, "generate", small, "fn main() {")
+	for _, program := range []string{"shared", "static", "plusplus"} {
+		require.Equal(t, want, run(t, nil, filepath.Join(out, program), small, "fn main() {"), program)
+		libraries := run(t, nil, "ldd", filepath.Join(out, program))
+		require.Equal(t, program == "shared", strings.Contains(libraries, "libnanochat"), libraries)
+	}
+}
+
+// A program that needs no shared library at all.
+func TestPkgConfigStatic(t *testing.T) {
+	need(t, "pkg-config")
+	env := []string{"PKG_CONFIG_PATH=" + filepath.Join(lib, "pkgconfig")}
+	flags := strings.Fields(run(t, env, "pkg-config", "--static", "--cflags", "--libs", "nanochat"))
+	program := filepath.Join(dir, "generate-static")
+	args := append([]string{"gcc", "-std=c99", "-static", "-o", program, examples + "generate.c"}, flags...)
+	run(t, nil, args...)
 	checkGenerate(t, program)
 }
 

@@ -57,7 +57,7 @@ func NewTraining(o ServingOptions, dropped func() int64) *Training {
 		entropy: g("entropy_nats", "Mean entropy of the predictions of the last step, in nats."),
 		lr:      g("learning_rate", "Learning rate of the matrices."),
 		norm:    g("gradient_norm", "Norm of all gradients before clipping."),
-		norms:   gauges(r, "nanochat_train_class_gradient_norm", "Norm of the gradients of a class of parameters, or of a tensor of the hyper-connections.", "class"),
+		norms:   gauges(r, "nanochat_train_class_gradient_norm", "Norm of the gradients of a class of parameters.", "class"),
 		clip:    g("clip_factor", "Factor of the clipping of gradients, 1 if none."),
 		speed:   g("tokens_per_second", "Speed of the last step."),
 		mfu:     g("mfu_ratio", "Share of the machine's peak that the arithmetic of the last step reached."),

@@ -66,10 +66,11 @@ func scalarsOf(m *Metrics) []events.Scalar {
 	add("optim/lr", m.LR)
 	add("optim/clip", m.Clip)
 	add("optim/grad_norm", m.GradNorm)
-	for _, norms := range []map[string]Number{m.Norms, m.MHCNorms} {
-		for class, v := range norms {
-			add("optim/grad_norm/"+class, v)
-		}
+	for class, v := range m.Norms {
+		add("optim/grad_norm/"+class, v)
+	}
+	for tensor, v := range m.MHCNorms {
+		add("mhc/grad_norm/"+tensor, v)
 	}
 	add("optim/skipped_total", Number(m.SkippedTotal))
 	add("speed/tokens_per_second", m.TokensPerSecond)

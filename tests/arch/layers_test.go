@@ -63,6 +63,7 @@ var layers = map[string]row{
 // testModules may be imported by test files only.
 var testModules = []string{
 	"github.com/stretchr/testify", "github.com/google/go-cmp", "pgregory.net/rapid", "github.com/dlclark/regexp2/v2",
+	"go.opentelemetry.io/proto/slim/otlp", "google.golang.org/protobuf",
 }
 
 // A ban forbids a use of the standard library outside the files that match.

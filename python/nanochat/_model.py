@@ -66,7 +66,7 @@ class Model:
                 if place == len(streams):  # every one has been read to its end
                     break
                 streams[place]._step(0)
-                while streams[place]._queue:
+                while streams[place]._given < len(streams[place]._steps):
                     streams[place]._step(0)
             return [s.completion for s in streams]
         finally:
@@ -275,7 +275,7 @@ def read_all(source: Any) -> list[Any]:
     """All steps of a stream."""
     steps: list[Any] = []
     while not (steps and steps[-1][2]):
-        steps += source.read(SLICE, 16)
+        source.read(steps, SLICE, 16)
     return [s for s in steps if s[1] >= 0]
 
 

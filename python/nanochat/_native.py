@@ -11,15 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nanochat import _library as c
-from nanochat.errors import ClosedError, InvalidArgumentError, NanochatError
+from nanochat.errors import ClosedError, InvalidArgumentError
 
 # One step of an answer: text, token or -1, number of the finish or 0, logprob, whether it is echoed, likeliest
 # tokens, logits as the bytes of float32.
 Step = tuple[str, int, int, "float | None", bool, list[tuple[int, float]], "bytes | None"]
-
-
-# No token has this number: the library has written no piece.
-_NOTHING = -(1 << 31)
 
 
 def path_bytes(what: str, path: str) -> bytes:
@@ -64,36 +60,35 @@ class NativeStream(Owner):
         self._buffer = ctypes.create_string_buffer(4096)
         self._piece = c.Piece()
         lib.piece_init(self._piece, ctypes.sizeof(self._piece))
-        self._held = False
+        self._piece.token, self._place = 0, 0
 
-    def read(self, wait: int, most: int = 1) -> list[Step]:
-        """Waits up to wait milliseconds for a step; returns it with what else is there, at most so many in all."""
-        steps: list[Step] = []
-        while len(steps) < most and (step := self._next(0 if steps else wait)) is not None:
-            steps.append(step)
-            if step[2]:
-                break
-        return steps
+    def read(self, steps: list[Step], wait: int, most: int = 1) -> None:
+        """Waits up to wait milliseconds for a step; appends it to steps with what else is there, at most so many.
+        steps is the same list in every call.
 
-    def _next(self, wait: int) -> Step | None:
-        """The next step. An interrupt comes most often when a call returns, with its piece written already: the
-        piece is kept then, so that a stream that is read on has no hole."""
-        p, status = self._piece, c.OK
-        while not self._held:
-            p.token, p.finish, p.length = _NOTHING, 0, 0
-            try:
+        An interrupt comes most often when a call returns, with its piece written already. The piece is kept in
+        _piece then, for the place in steps that it belongs to, so that a stream that is read on has no hole."""
+        p, end = self._piece, len(steps) + most
+        while len(steps) < end:
+            held = self._place == len(steps) and (p.token > 0 or p.length or p.finish)
+            if not held or p.length > len(self._buffer):
+                need = p.length if held else 0
+                p.token = p.finish = p.length = 0
+                if need > len(self._buffer):
+                    self._buffer = ctypes.create_string_buffer(need)
+                self._place = len(steps)
                 status = self.lib.call("stream_next", self.handle, wait, self._buffer, len(self._buffer), p)
-            except NanochatError:
-                raise
-            except BaseException:
-                self._held = p.token != _NOTHING and p.length <= len(self._buffer)
-                raise
-            if status != c.BUFFER_TOO_SMALL:
-                break
-            self._buffer = ctypes.create_string_buffer(p.length)
-        self._held = False
-        if status == c.TIMEOUT:
-            return None
+                if status == c.TIMEOUT:
+                    return
+                if status == c.BUFFER_TOO_SMALL:
+                    continue
+            steps.append(self._step())
+            if p.finish:
+                return
+            wait = 0
+
+    def _step(self) -> Step:
+        p = self._piece
         text = ctypes.string_at(self._buffer, p.length).decode(errors="replace") if p.length else ""
         if p.finish or p.token < 0:
             return text, p.token, p.finish, None, False, [], None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +32,24 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 class Reply:
-    """An answer that is awaited."""
+    """Something asked, and its answer when it is here."""
 
-    def __init__(self) -> None:
+    def __init__(self, target: int, method: str, args: Any) -> None:
+        self.target, self.method, self.args = target, method, args
         self.here = threading.Event()
         self.message: dict[str, Any] = {}
-        self.abandoned = False
+        self.sent = self.abandoned = False
 
 
 class Connection:
-    """The process, and what is asked of it. Any thread may ask; one of its own reads the answers."""
+    """The process, and what is asked of it. Any thread may ask. Two threads of its own write and read: an interrupt
+    of the one that asks never cuts a frame in two."""
 
     def __init__(self) -> None:
         self._owner = os.getpid()
         self._lock = threading.Lock()
+        self._outgoing: queue.SimpleQueue[Reply | None] = queue.SimpleQueue()
         self._pending: dict[int, Reply] = {}
-        self._last = 0
         self._live: set[int] = set()
         self._leaving = self._shut = False
         self._socket, theirs = socket.socketpair()
@@ -66,7 +68,28 @@ class Connection:
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
         _connections.add(self)
-        threading.Thread(target=self._listen, name="nanochat-replies", daemon=True).start()
+        for work in (self._listen, self._speak):
+            threading.Thread(target=work, name="nanochat-isolated", daemon=True).start()
+
+    def _speak(self) -> None:
+        last = 0
+        while (reply := self._outgoing.get()) is not None:
+            if reply.sent:
+                continue  # it was posted twice
+            last += 1
+            with self._lock:
+                reply.sent = True
+                if not self._shut:
+                    self._pending[last] = reply
+            message = {"id": last, "object": reply.target, "method": reply.method, "args": reply.args}
+            try:
+                if not self._shut:
+                    _wire.write(self._socket, message)
+            except OSError:
+                self._shut = True
+            if self._shut:
+                reply.message = {"died": True}
+                reply.here.set()
 
     def _listen(self) -> None:
         while (message := _wire.read(self._socket)) is not None:
@@ -89,35 +112,27 @@ class Connection:
         """Closes what an answer that nobody waits for has made."""
 
         def forget(reference: dict[str, Any]) -> None:
-            self.send(reference["$object"], "close", [])
+            self.post(self.ask(reference["$object"], "close"))
 
         _wire.unpack(message.get("result"), forget)
 
-    def send(self, target: int, method: str, args: Sequence[Any]) -> Reply:
-        """Asks for something."""
+    def ask(self, target: int, method: str, *args: Any) -> Reply:
+        """Something to be posted."""
         if os.getpid() != self._owner:
             raise ForkedError(
                 "the model was opened before this process was forked; its engine belongs to the other process",
                 hint="load the model again here, with isolate=True",
             )
-        packed = _wire.pack(list(args), lambda o: {"$object": o.number})
-        reply = Reply()
-        with self._lock:
-            if not self._shut:
-                self._last += 1
-                self._pending[self._last] = reply
-                message = {"id": self._last, "object": target, "method": method, "args": packed}
-                try:
-                    _wire.write(self._socket, message)
-                except OSError:
-                    self._shut = True
-            if self._shut:
-                reply.message = {"died": True}
-                reply.here.set()
-        return reply
+        return Reply(target, method, _wire.pack(list(args), lambda o: {"$object": o.number}))
+
+    def post(self, reply: Reply) -> None:
+        """Sends it; again does nothing."""
+        self._outgoing.put(reply)
 
     def wait(self, reply: Reply) -> Any:
-        """The answer. It can be awaited again after an interrupt."""
+        """The answer to what is posted here. It can be awaited again after an interrupt."""
+        if not reply.sent:
+            self.post(reply)
         reply.here.wait()
         message = reply.message
         if "died" in message:
@@ -128,14 +143,15 @@ class Connection:
 
     def call(self, target: int, method: str, *args: Any) -> Any:
         """Asks and waits."""
-        reply = self.send(target, method, args)
+        reply = self.ask(target, method, *args)
         try:
             return self.wait(reply)
-        except BaseException:
-            if not reply.here.is_set():  # interrupted: what the answer makes is not wanted any more
-                reply.abandoned = True
-                if reply.here.is_set():
-                    self._discard(reply.message)
+        except Exception:
+            raise
+        except BaseException:  # an interrupt: what the answer makes is not wanted any more
+            reply.abandoned = True
+            if reply.here.is_set():
+                self._discard(reply.message)
             raise
 
     def _object(self, reference: dict[str, Any]) -> RemoteObject:
@@ -169,7 +185,7 @@ class Connection:
             known = number in self._live
             self._live.discard(number)
         if known:
-            self.send(number, "close", [])
+            self.post(self.ask(number, "close"))
         self.end_if_unused()
 
     def end_if_unused(self, leave: bool = False) -> None:
@@ -189,6 +205,7 @@ class Connection:
     def drop(self) -> None:
         """Ends the connection: the other process sees its end."""
         if os.getpid() == self._owner:
+            self._outgoing.put(None)
             try:
                 self._socket.shutdown(socket.SHUT_RDWR)
             except OSError:
@@ -223,30 +240,29 @@ class RemoteObject:
 
     def cancel(self) -> None:
         if self._close.alive:
-            self._connection.send(self._number, "cancel", [])
+            self._connection.post(self._connection.ask(self._number, "cancel"))
 
 
-class Reader(RemoteObject):
-    """A stream or job."""
-
+class RemoteStream(RemoteObject):
+    kind = "stream"
     _asked: Reply | None = None
+    _place = 0
 
-    def read(self, wait: int, most: int = 16) -> list[Any]:
+    def read(self, steps: list[Any], wait: int, most: int = 1) -> None:
         """As in _native. An answer that an interrupt kept from being awaited is not lost."""
         number = self.number
+        if self._place != len(steps):
+            self._asked = None  # its answer is in steps
         if self._asked is None:
-            self._asked = self._connection.send(number, "read", [wait, most])
+            self._place = len(steps)
+            self._asked = self._connection.ask(number, "read", wait, most)
         try:
             result = self._connection.wait(self._asked)
         except Exception:
             self._asked = None
             raise
+        steps.extend(result)
         self._asked = None
-        return list(result)
-
-
-class RemoteStream(Reader):
-    kind = "stream"
 
     def stats(self) -> dict[str, int]:
         return dict(self._call("stats"))
@@ -255,8 +271,11 @@ class RemoteStream(Reader):
         return bytes(self._call("embedding"))
 
 
-class RemoteJob(Reader):
+class RemoteJob(RemoteObject):
     kind = "job"
+
+    def read(self, wait: int, most: int = 64) -> list[Any]:
+        return list(self._call("read", wait, most))
 
 
 class RemoteSession(RemoteObject):

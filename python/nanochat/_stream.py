@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -28,7 +27,7 @@ class Source(Protocol):
 
     @property
     def closed(self) -> bool: ...
-    def read(self, wait: int, most: int = 1) -> list[Step]: ...
+    def read(self, steps: list[Step], wait: int, most: int = 1) -> None: ...
     def stats(self) -> dict[str, int]: ...
     def embedding(self) -> bytes: ...
     def cancel(self) -> None: ...
@@ -52,8 +51,10 @@ class TokenStream(Iterator[Token]):
         self._seed, self._logprobs = options.get("seed", 0), options.get("logprobs") is not None
         timeout = options.get("timeout")
         self._timeout, self._deadline = timeout, None if timeout is None else time.monotonic() + timeout
-        self._queue: deque[Step] = deque()
-        self._tokens: list[Token] = []
+        # What was read, and how much of it was given out. An interrupt may come at any time: a step enters by one
+        # append and leaves by one addition, so that none is lost or given twice.
+        self._steps: list[Step] = []
+        self._given = 0
         self._ended: FinishReason | None = None
         self._reading = threading.Lock()
         self._stats: dict[str, int] = {}
@@ -74,10 +75,10 @@ class TokenStream(Iterator[Token]):
         try:
             if self._source.closed:
                 raise ClosedError("the stream was closed")
-            if not self._queue:
+            if self._given == len(self._steps):
                 self._check_time()
                 try:
-                    self._queue.extend(self._source.read(wait, 16))
+                    self._source.read(self._steps, wait, 16)
                 except CancelledError:
                     self._end("cancelled")
                     raise
@@ -85,19 +86,19 @@ class TokenStream(Iterator[Token]):
                     if not isinstance(e, BusyError | ClosedError):
                         self._end("error")
                     raise
-                if not self._queue:
+                if self._given == len(self._steps):
                     return None
-            text, token_id, finish, logprob, _, top, _ = self._queue.popleft()
-            if text or token_id >= 0:
-                token = Token(text, token_id, logprob if self._logprobs and token_id >= 0 else None, top)
-                self._tokens.append(token)
-            else:
-                token = None
-            if finish:
-                self._end(cast("FinishReason", FINISH.get(finish, "error")))
+            step = self._steps[self._given]
+            token = self._token(step) if step[0] or step[1] >= 0 else None
+            self._given += 1
+            if step[2]:
+                self._end(cast("FinishReason", FINISH.get(step[2], "error")))
             return token
         finally:
             self._reading.release()
+
+    def _token(self, step: Step) -> Token:
+        return Token(step[0], step[1], step[3] if self._logprobs and step[1] >= 0 else None, step[5])
 
     def _check_time(self) -> None:
         if self._deadline is None or time.monotonic() < self._deadline:
@@ -131,9 +132,10 @@ class TokenStream(Iterator[Token]):
                 self._stats = self._source.stats()
             except NanochatError:  # another thread is reading, or the process of the engine died
                 pass
-        stats, ids = self._stats, [t.id for t in self._tokens if t.id >= 0]
+        steps, stats = self._steps[: self._given], self._stats
+        ids = [s[1] for s in steps if s[1] >= 0]
         return Completion(
-            text="".join(self._tokens),
+            text="".join(s[0] for s in steps),
             tokens=ids,
             finish_reason=self._ended or "cancelled",
             usage=Usage(
@@ -145,7 +147,7 @@ class TokenStream(Iterator[Token]):
                 decode_seconds=stats.get("decode_ns", 0) / 1e9,
             ),
             seed=self._seed,
-            logprobs=[t.logprob for t in self._tokens if t.logprob is not None] if self._logprobs else None,
+            logprobs=[s[3] for s in steps if s[1] >= 0 and s[3] is not None] if self._logprobs else None,
             prompt=self._prompt,
         )
 
@@ -155,10 +157,11 @@ class TokenStream(Iterator[Token]):
         program: what came is returned, with the finish_reason "cancelled"."""
         from nanochat import _display, _html
 
-        live = _display.Live(15.0)
+        live, text = _display.Live(15.0), [s[0] for s in self._steps[: self._given]]
         try:
             for token in self:
-                live.update(lambda: _html.partial(self._prompt, "".join(self._tokens)), str(token))
+                text.append(token)
+                live.update(lambda: _html.partial(self._prompt, "".join(text)), token)
         except (KeyboardInterrupt, CancelledError):
             self.cancel()
         done = self.completion
@@ -189,4 +192,4 @@ class TokenStream(Iterator[Token]):
         raise TypeError("a stream cannot be pickled; pickle its completion")
 
     def __repr__(self) -> str:
-        return f"<TokenStream: {len(self._tokens)} tokens, {self._ended or 'running'}>"
+        return f"<TokenStream: {self._given} tokens, {self._ended or 'running'}>"

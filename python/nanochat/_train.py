@@ -340,6 +340,9 @@ def train(
     else:
         report = _Report() if _display.reporter(progress) is not None else None
     shown = report if background else None
+    for other in list(_running):  # it may be saving a checkpoint that this one goes on from
+        while other._stopped and not other._done.wait(0.05):
+            pass
     try:
         job = Native().train(os.fsdecode(os.fspath(config)), sets, os.fsdecode(os.fspath(resume)))
     except NanochatError as e:

@@ -25,6 +25,9 @@ _CLASSES = (
 )
 
 
+_NONE: _native.Step = ("", -1, 0, None, False, [], None)
+
+
 class Worker:
     """Objects by number, and the requests about them."""
 
@@ -60,7 +63,15 @@ class Worker:
         target = self._object({"$object": request["object"]})
         if method.startswith("_") or not callable(getattr(type(target), method, None)):
             raise InvalidArgumentError(f"there is no method {method}")
-        result = getattr(target, method)(*_wire.unpack(request["args"], self._object))
+        args = _wire.unpack(request["args"], self._object)
+        if method == "read" and isinstance(target, _native.NativeStream):
+            steps: list[_native.Step] = target.__dict__.setdefault("steps", [])
+            begin = len(steps)
+            target.read(steps, *args)
+            new = steps[begin:]
+            steps[begin:] = [_NONE] * len(new)  # only their number is needed
+            return new
+        result = getattr(target, method)(*args)
         if method == "close":
             with self._lock:
                 self._objects.pop(request["object"], None)

@@ -160,10 +160,10 @@ def test_interrupt_keeps_what_came(model: nanochat.Model, capsys: pytest.Capture
 def slow(read: Any, timer: threading.Timer) -> Any:
     """A read during which the user presses a key."""
 
-    def wrapped(wait: int, most: int = 1) -> Any:
+    def wrapped(*args: Any) -> Any:
         timer.start()
         timer.join()
-        return read(wait, most)
+        return read(*args)
 
     return wrapped
 

@@ -15,13 +15,13 @@ from conftest import ROOT
 from nanochat import _library
 
 
-def python(program: str, *arguments: str, interpreter: str = sys.executable, **env: str) -> str:
+def python(program: str, *arguments: str, interpreter: str = sys.executable, timeout: float = 300, **env: str) -> str:
     """Runs a program and returns what it prints."""
     done = subprocess.run(
         [interpreter, "-c", textwrap.dedent(program), *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
         env={**os.environ, "PYTHONPATH": str(Path(nanochat.__file__).parents[1]), **env},
     )
     assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}{done.stderr}"
@@ -35,13 +35,19 @@ def test_import_loads_nothing() -> None:
         import nanochat
         took = time.process_time() - begin
         assert "libnanochat" not in open("/proc/self/maps").read()
-        assert not {"numpy", "urllib.request", "ctypes", "asyncio"} & set(sys.modules)
+        assert not {"numpy", "urllib.request", "ctypes", "asyncio", "socket", "dataclasses"} & set(sys.modules)
         assert "load_model" in dir(nanochat)
         nanochat.load_model
+        nanochat.train
         assert "libnanochat" not in open("/proc/self/maps").read()
+        assert not {"numpy", "IPython"} & set(sys.modules)
         print(took)
     """
-    assert float(python(program)) < 0.05
+    times = sorted(float(python(program)) for _ in range(10))
+    print(
+        f"RELIABILITY | `import nanochat`, median of 10 new processes | {1e3 * times[5]:.1f} ms | `python/tests test_import_loads_nothing` |"
+    )
+    assert times[5] < 0.05
 
 
 def test_every_public_name_exists() -> None:
@@ -79,95 +85,6 @@ def test_structures_are_those_of_the_header() -> None:
                 if name in _library.PROTOTYPES and "(void)" not in line:
                     assert len(_library.PROTOTYPES[name][1]) == line.count(",") + 1, line
     assert fields == sum(len(s._fields_) for s in known.values())
-
-
-INTERRUPTED = """
-    import faulthandler, os, signal, sys, threading, time
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    {before}
-    import nanochat
-    model = nanochat.load_model(sys.argv[1], threads=1)
-    {after}
-    slowest = 0
-    for i in range(20):
-        sent = 0.0
-        def send():
-            global sent
-            sent = time.monotonic()
-            os.kill(os.getpid(), signal.SIGINT)
-        timer = threading.Timer(0.02, send)
-        try:
-            timer.start()
-            while True:
-                model.generate(["fn"] * (1 + i % 3), max_tokens=None, ignore_end=True)
-        except KeyboardInterrupt:
-            slowest = max(slowest, time.monotonic() - sent)
-        timer.join()
-    assert model.generate("x", max_tokens=5).tokens
-    print(slowest)
-"""
-
-
-@pytest.mark.parametrize(("before", "after"), [("", ""), ("faulthandler.enable()", ""), ("", "faulthandler.enable()")])
-def test_ctrl_c(small: str, before: str, after: str) -> None:
-    assert float(python(INTERRUPTED.format(before=before, after=after), small)) < 2  # 0.2 on a machine at rest
-
-
-def test_fork_says_so_and_spawn_works(small: str) -> None:
-    python(
-        """
-        import multiprocessing, os, sys
-        import nanochat
-
-        model = nanochat.load_model(sys.argv[1], threads=2)
-        stream = model.stream("fn", max_tokens=50, ignore_end=True)
-        for _ in range(20):
-            pid = os.fork()
-            if not pid:
-                seen, path = 0, sys.argv[1]
-                for call in (lambda: model.generate("x"), lambda: next(stream), lambda: nanochat.load_model(path)):
-                    try:
-                        call()
-                    except nanochat.ForkedError as e:
-                        seen += "spawn" in e.hint
-                model.close()
-                stream.close()
-                sys.exit(seen)
-            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
-        assert sum(t.id >= 0 for t in stream) == 50
-        want = model.generate("x", max_tokens=9).tokens
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            assert pool.apply(nanochat.Model.tokenize, (model, "x")) == model.tokenize("x")
-        """,
-        small,
-    )
-
-
-def test_memory_comes_back(small: str) -> None:
-    python(
-        """
-        import os, sys
-        import nanochat
-
-        def resident():
-            return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE")
-
-        def cycle():
-            with nanochat.load_model(sys.argv[1], threads=1) as m:
-                m.generate("x", max_tokens=3)
-                m.stream("x")
-
-        for _ in range(40):
-            cycle()
-        memory, files, threads = resident(), len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
-        for _ in range(300):
-            cycle()
-        assert resident() - memory < 2 << 20, resident() - memory
-        assert len(os.listdir("/proc/self/fd")) == files
-        assert len(os.listdir("/proc/self/task")) <= threads + 4
-        """,
-        small,
-    )
 
 
 def test_library_that_is_not_there(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ func together(ctx context.Context, e *infer.Engine, n, tokens int) (float64, err
 type flow struct{ ttft, median, gap, idle float64 }
 
 // before is how many tokens the streams write before the prompt comes.
-const before = 48
+const before = 32
 
 // beside reads a prompt of n tokens while streams write.
 func beside(ctx context.Context, e *infer.Engine, n int) (flow, error) {

@@ -97,7 +97,7 @@ func TestRowsOfPromptsAreFew(t *testing.T) {
 	require.Equal(t, 5, e.rows)
 	var wg sync.WaitGroup
 	for i := range 4 {
-		r := Request{Prompt: prompt(70+i, uint64(i)), Echo: true, Logits: i < 2, MaxTokens: 3, Sample: sample.Options{Logprobs: true}}
+		r := Request{Prompt: prompt(20+i, uint64(i)), Echo: true, Logits: i < 2, MaxTokens: 3, Sample: sample.Options{Logprobs: true}}
 		s := generate(t, e, r)
 		require.Len(t, s.ring, map[bool]int{true: 5, false: ringLen}[r.Logits])
 		wg.Add(1)
@@ -167,6 +167,9 @@ func TestAloneAndInAnyBatch(t *testing.T) {
 		require.NoError(t, err)
 	}
 	m := smallModel(t)
+	if slow(m) {
+		n = min(n, 20)
+	}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	requests, want := make([]Request, n), make([]string, n)
 	alone, err := New(m, Options{Threads: 1, MaxBatch: 1, NoPrefixCache: true})

@@ -73,18 +73,26 @@ func openLog(level string, getenv environment) (uintptr, error) {
 		return 0, invalid(err.Error(), hint)
 	}
 	j := newJob()
-	logs.mu.Lock()
-	defer logs.mu.Unlock()
-	if logs.jobs == nil {
-		logs.jobs = map[*job]slog.Level{}
-	}
-	logs.jobs[j] = least
+	logs.add(j, least)
 	context.AfterFunc(j.ctx, func() {
-		logs.mu.Lock()
-		delete(logs.jobs, j)
-		logs.mu.Unlock()
+		logs.remove(j)
 		j.end(nil, 0, context.Cause(j.ctx))
 		close(j.done)
 	})
 	return handles.add(kindJob, j, nil), nil
+}
+
+func (h *hub) add(j *job, least slog.Level) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.jobs == nil {
+		h.jobs = map[*job]slog.Level{}
+	}
+	h.jobs[j] = least
+}
+
+func (h *hub) remove(j *job) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.jobs, j)
 }

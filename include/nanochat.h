@@ -35,16 +35,30 @@
  *     returns. Results go to buffers of the caller; besides handles and error objects
  *     there is nothing to free. Buffers must be as long as said: like any C library,
  *     this one believes pointers to memory.
- * Threads. Every function may be called from any thread at any time. A model serves
- *     any number of threads. A stream has one reader at a time: while a call of
- *     nanochat_stream_next, _top or _stats is in progress, another one gives
- *     NANOCHAT_E_BUSY. nanochat_stream_cancel and every close work beside it.
+ * Threads. Every function may be called from any thread at any time. A model and a session
+ *     serve any number of threads. A stream and a job have one reader at a time: while a call
+ *     of nanochat_stream_next, _top, _logits, _embedding, _stats, of nanochat_streams_wait
+ *     or nanochat_job_next is in progress, another one gives NANOCHAT_E_BUSY.
+ *     nanochat_stream_cancel, nanochat_job_cancel and every close work beside it.
+ * Streams. Everything that generates is a stream, which is pulled: there are no callbacks.
+ *     nanochat_stream_next waits as long as it is told, and NANOCHAT_E_TIMEOUT loses nothing.
+ *     Generation goes on in threads of the library, up to 64 tokens ahead of the reader.
+ * Sessions. A session is the text so far, and what was computed for it. It has one stream at a
+ *     time: until that was read to its end or closed, another one gives NANOCHAT_E_BUSY. A token
+ *     of an answer becomes part of the session when it is read.
+ * Jobs. What takes long and is no stream is a job, which is pulled in the same way: its
+ *     records are JSON objects, the last one is its result. It goes on whether or not anybody
+ *     reads; a reader far behind is told what was dropped. Cancelling it may be done from any
+ *     thread; closing it waits until it has ended.
  * Lifetime. A close ends the handle at once. What it stood for goes when nothing uses
- *     it any more: a closed model stays in memory until its streams are closed and the
- *     calls in progress have returned. The library itself stays loaded: dlclose() has
+ *     it any more: a closed model stays in memory until its sessions and streams are closed and
+ *     the calls in progress have returned. The library itself stays loaded: dlclose() has
  *     no effect.
  * Results. The same model, prompt, options and seed give the same tokens on any number
- *     of threads, with any kernel, and beside any other streams.
+ *     of threads, with any kernel, in a session or not, and beside any other streams.
+ * Network. It is used by nanochat_download_open and nothing else, and not at all if the setting
+ *     offline is 1. A file is not to be seen before its SHA-256 is the promised one. Nothing is
+ *     reported to anybody.
  * Fork. In a child of fork() every function returns NANOCHAT_E_FORKED at once, those
  *     that cannot fail excepted; nothing hangs and nothing is freed. The child may
  *     exec(), exit(), or use the library in a process started otherwise (posix_spawn, a
@@ -56,8 +70,9 @@
  *     the host for other signals stay and run; they must be installed with SA_ONSTACK if
  *     they are installed later. No function here may be called from a signal handler.
  * Host. Nothing is printed, no locale, directory or environment variable is changed, and
- *     errno is as it was before the call. NANOCHAT_KERNEL and NANOCHAT_THREADS are read at
- *     nanochat_model_open where its options leave them open.
+ *     errno is as it was before the call. The variables that are read are those of nanochat_set,
+ *     XDG_CACHE_HOME and HOME for the cache, HF_TOKEN for the hub, HTTPS_PROXY, NO_PROXY and
+ *     SSL_CERT_FILE for downloads; only the last three must be set before the process starts.
  * Text. UTF-8 with an explicit length in bytes; NUL is a character like any other.
  *     Bytes that are not UTF-8 are taken as they are. Text that comes out of a stream
  *     is whole characters. Paths are bytes that end with NUL, as for open().
@@ -65,7 +80,11 @@
  *     library of the same NANOCHAT_ABI_VERSION. Structures begin with their size, which
  *     the _init function sets. A structure of an older header is completed with defaults;
  *     in one of a newer header, what this library does not know must be zero.
- * Limits. Texts have at most NANOCHAT_MAX_TEXT bytes. A prompt is never cut.
+ * Limits. Texts have at most NANOCHAT_MAX_TEXT bytes, those of one call together; lists of ids as
+ *     many ids; a call takes at most 4,096 prompts or streams, 65,536 messages, 4,096 overrides,
+ *     16 stops of 1,024 bytes. What is beyond is NANOCHAT_E_INVALID before it is read. A model
+ *     computes batch streams at a time; 1,024 more wait, and the next one gives
+ *     NANOCHAT_E_BUSY. A prompt is never cut: NANOCHAT_E_CONTEXT_FULL.
  */
 #ifndef NANOCHAT_H
 #define NANOCHAT_H

@@ -176,7 +176,7 @@ func classify(err error) (code int, hint string) {
 		return dataCode(input), input.Hint
 	case errors.Is(err, syscall.ENOSPC):
 		return exitFailure, "free some space, or write to another disk"
-	case errors.Is(err, fs.ErrPermission) && hint == "":
+	case (errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)) && hint == "":
 		return exitFailure, "choose a place you may write to, or change its permissions"
 	case errors.Is(err, fs.ErrNotExist) && hint == "":
 		return exitFailure, "create the directory first, or choose another path"

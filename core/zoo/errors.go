@@ -88,7 +88,7 @@ func cacheError(model, what, path string, err error) error {
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		e.Hint = "free some space, or set NANOCHAT_CACHE to a directory on another disk; what was downloaded is kept"
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS), errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		e.Hint = "set NANOCHAT_CACHE to a directory you may write to"
 	}
 	return e

@@ -434,6 +434,20 @@ func TestReadOnly(t *testing.T) {
 	if err != nil || found.Source != FromCache || len(s.seen()) != 1 {
 		t.Errorf("%+v, %v, %d requests", found, err, len(s.seen()))
 	}
+	// The same contents by a name that this cache does not know.
+	other := s.entry()
+	other.Name = "other"
+	if found, err = open(t, dir, other, locked).Resolve(context.Background(), "other", Fetch{}); err != nil || found.Source != FromCache {
+		t.Errorf("by another name: %+v, %v", found, err)
+	}
+	hub := serve(t, data, func(_ int, w http.ResponseWriter, r *http.Request) bool {
+		w.Header().Set("X-Linked-Etag", `"`+digestOf(data)+`"`)
+		return false
+	})
+	if found, err = open(t, dir, other, locked, func(o *Options) { o.Endpoint = hub.URL }).Resolve(context.Background(), "hub:a/b/c.gguf", Fetch{}); err != nil ||
+		found.Source != FromCache || hub.bytes() != 0 {
+		t.Errorf("by a name of the hub: %+v, %v, %d bytes", found, err, hub.bytes())
+	}
 	_, err = open(t, dir, s.entry(), locked).Remove("tiny")
 	checkKind(t, err, ErrCache, "read-only")
 }

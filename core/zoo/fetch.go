@@ -82,6 +82,11 @@ func (z *Zoo) fetch(ctx context.Context, w wanted, f Fetch) (Found, error) {
 			f.Progress(Progress{w.ref, state, done, max(w.size, w.total)})
 		}
 	}
+	if size, ok := z.hasBlob(w.digest, w.size); ok && !f.Force { // known by another name
+		found.Source, found.Size = FromCache, size
+		_ = z.remember(w, size) // a cache that cannot be written to is asked again the next time
+		return found, nil
+	}
 	p, err := z.openPart(ctx, &w, f.Force, report)
 	if err != nil {
 		return Found{}, err

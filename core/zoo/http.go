@@ -30,6 +30,9 @@ type client struct {
 	ref  string
 	http *http.Client
 	own  *http.Transport // nil if the transport is the caller's
+	// answered says that some server was reached: a host that cannot be found is then a
+	// network that went away, and else a mistake.
+	answered bool
 }
 
 func (z *Zoo) client(ref string) *client {
@@ -154,8 +157,12 @@ func (c *client) do(ctx context.Context, r *http.Request) (*http.Response, error
 		if no, ok := errors.AsType[*redirectError](err); ok {
 			return nil, &Error{Kind: ErrNetwork, Model: c.ref, What: where, Err: no, Hint: "the server is set up wrongly; try another mirror"}
 		}
+		if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound && !c.answered {
+			return nil, c.failed(ctx, where, err)
+		}
 		return nil, &fault{err: c.failed(ctx, where, err)}
 	}
+	c.answered = true
 	if resp.StatusCode/100 == 2 || resp.StatusCode/100 == 3 || resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		return resp, nil
 	}

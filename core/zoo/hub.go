@@ -41,6 +41,23 @@ func parseHub(ref string) (hubFile, error) {
 	return hubFile{parts[0] + "/" + parts[1], strings.Join(parts[2:], "/"), revision}, nil
 }
 
+// hubAddress is the name of the file at an address of the hub, or "".
+func hubAddress(address string) string {
+	u, err := url.Parse(address)
+	if err != nil || u.Host != hubHost {
+		return ""
+	}
+	parts := strings.Split(strings.TrimPrefix(u.Path, "/"), "/")
+	if len(parts) < 5 || parts[2] != "resolve" && parts[2] != "blob" {
+		return ""
+	}
+	h, err := parseHub(hubPrefix + parts[0] + "/" + parts[1] + "/" + strings.Join(parts[4:], "/") + "@" + parts[3])
+	if err != nil {
+		return ""
+	}
+	return h.ref()
+}
+
 // ref is the whole name, with its revision.
 func (h *hubFile) ref() string { return hubPrefix + h.repo + "/" + h.file + "@" + h.revision }
 
@@ -108,12 +125,12 @@ func (c *client) digest(ctx context.Context, h *hubFile) (string, int64, error) 
 	defer cancel(nil)
 	// The answer leads to a storage server, which knows nothing of digests: that
 	// redirect is not followed, one to a new name of the repository is.
-	ask := &client{c.z, c.ref, &http.Client{Transport: c.http.Transport, CheckRedirect: func(r *http.Request, via []*http.Request) error {
+	ask := &client{z: c.z, ref: c.ref, http: &http.Client{Transport: c.http.Transport, CheckRedirect: func(r *http.Request, via []*http.Request) error {
 		if r.URL.Host != via[0].URL.Host || r.Response != nil && r.Response.Header.Get("X-Linked-Etag") != "" {
 			return http.ErrUseLastResponse
 		}
 		return checkRedirect(r, via)
-	}}, nil}
+	}}}
 	r, err := http.NewRequest(http.MethodHead, h.url(c.z.endpoint, "resolve").String(), nil)
 	if err != nil {
 		return "", 0, &Error{Kind: ErrName, Model: c.ref, What: "is not a file of the hub"}

@@ -114,9 +114,16 @@ func (x *Index) find(name, revision string) *Model {
 
 // nearest is the name of the index most like a wrong one, or "".
 func (x *Index) nearest(name string) string {
+	plain := func(s string) string {
+		return strings.NewReplacer("-", "", "_", "", ".", "").Replace(strings.ToLower(s))
+	}
 	best, least := "", len(name)/2+1
 	for _, m := range x.Models {
-		if d := distance(strings.ToLower(name), m.Name); d < least {
+		d := distance(strings.ToLower(name), m.Name)
+		if a, b := plain(name), plain(m.Name); len(a) > 3 && strings.HasPrefix(b, a) { // as nano5m of nano-5m-rust
+			d = min(d, 1)
+		}
+		if d < least {
 			best, least = m.Name, d
 		}
 	}

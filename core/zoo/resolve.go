@@ -168,8 +168,15 @@ func (z *Zoo) From(ctx context.Context, name, address, digest string, f Fetch) (
 func splitRef(ref string) (name, revision string, err error) {
 	name, revision, with := strings.Cut(ref, "@")
 	if !ValidName(name) || with && !ValidName(revision) {
-		return "", "", &Error{Kind: ErrName, Model: fmt.Sprintf("%.120q", ref), What: "is not the name of a model",
-			Hint: "names have letters, digits and . _ -, as in nano-5m-rust or nano-5m-rust@1; a path ends with .gguf"}
+		e := &Error{Kind: ErrName, Model: fmt.Sprintf("%.120q", ref), What: "is not the name of a model",
+			Hint: "names have letters, digits and . _ -, as in nano-5m-rust or nano-5m-rust@1; a path ends with .gguf, and a file of the hub is hub:OWNER/REPO/FILE.gguf"}
+		if strings.HasPrefix(ref, "https://") || strings.HasPrefix(ref, "http://") {
+			e.Hint = "for an address: nanochat download NAME --url URL --sha256 HEX"
+			if h := hubAddress(ref); h != "" {
+				e.Hint = "this file of the hub is " + h
+			}
+		}
+		return "", "", e
 	}
 	return name, revision, nil
 }
@@ -192,10 +199,13 @@ func (z *Zoo) bundled(m *Model) (Found, bool) {
 
 // unknown is the error for a name that nothing has.
 func (z *Zoo) unknown(ref, name string) error {
-	e := &Error{Kind: ErrNotFound, Model: ref, What: fmt.Sprintf("no such model in the index of %s (%d models)", z.index.Updated, len(z.index.Models)),
+	e := &Error{Kind: ErrNotFound, Model: ref, What: fmt.Sprintf("no such model in the index of %s (%s)", z.index.Updated, plural(len(z.index.Models))),
 		Hint: "nanochat list shows them all; a path ends with .gguf"}
 	if z.o.Cache != "" {
 		e.What += ", nor in " + z.o.Cache
+	}
+	if strings.HasSuffix(ref, ".gguf") {
+		e.Hint = "a file needs no download; " + e.Hint
 	}
 	if near := z.index.nearest(name); near != "" {
 		e.Hint = "did you mean " + near + "? " + e.Hint
@@ -204,6 +214,13 @@ func (z *Zoo) unknown(ref, name string) error {
 		}
 	}
 	return e
+}
+
+func plural(models int) string {
+	if models == 1 {
+		return "1 model"
+	}
+	return fmt.Sprintf("%d models", models)
 }
 
 // isMissing says whether an error of the disk means that there is no such file.

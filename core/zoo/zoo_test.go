@@ -3,6 +3,7 @@ package zoo
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -88,6 +89,11 @@ func TestNames(t *testing.T) {
 		{"nano-125-rust", ErrNotFound, "no such model in the index of 20", "did you mean nano-125m-rust?"},
 		{"NANO-5M-RUST", ErrNotFound, "(3 models)", "did you mean nano-5m-rust?"},
 		{"nano-5m-rust@99", ErrNotFound, "", "the index has revision 1"},
+		{"nano5m", ErrNotFound, "", "did you mean nano-5m-rust?"}, {"Nano-7B", ErrNotFound, "", "did you mean nano-7b-rust?"},
+		{"x.gguf", ErrNotFound, "", "a file needs no download"}, {"me/x", ErrName, "", "hub:OWNER/REPO/FILE.gguf"},
+		{"https://a.example/x.gguf", ErrName, "", "--url URL --sha256 HEX"},
+		{"https://huggingface.co/me/x/blob/main/sub/y.gguf?download=true", ErrName, "", "this file of the hub is hub:me/x/sub/y.gguf@main"},
+		{"https://huggingface.co/me/x", ErrName, "", "--url URL"},
 		{"something-else-entirely", ErrNotFound, "", "nanochat list"},
 		{"nano-125m-rust", ErrPlanned, "not published yet; use nano-5m-rust", ""},
 		{"nano-7b-rust", ErrPlanned, "not published yet; use nano-5m-rust", ""},
@@ -110,6 +116,30 @@ func TestNames(t *testing.T) {
 	}
 	if names, _ := os.ReadDir(dir); len(names) > 0 {
 		t.Errorf("written: %v", names)
+	}
+}
+
+// TestNoNetwork says at once that there is no such host, and tries again where a
+// server answered before.
+func TestNoNetwork(t *testing.T) {
+	data := content(size)
+	gone := &net.DNSError{Err: "no such host", Name: "hub.example", IsNotFound: true}
+	for _, answered := range []bool{false, true} {
+		n := 0
+		s := serve(t, data, nil)
+		z := open(t, t.TempDir(), s.entry(), func(o *Options) {
+			o.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+				if n++; n == 1 && answered {
+					return &http.Response{StatusCode: 500, Body: http.NoBody, Request: r}, nil
+				}
+				return nil, &net.OpError{Op: "dial", Err: gone}
+			})
+		})
+		_, err := get(t, z, data)
+		checkKind(t, err, ErrNetwork, "no such host")
+		if want := map[bool]int{false: 1, true: 5}[answered]; n != want {
+			t.Errorf("answered before: %v: %d requests, want %d", answered, n, want)
+		}
 	}
 }
 

@@ -307,3 +307,31 @@ func TestVerifyAll(t *testing.T) {
 		t.Errorf("exit %d, %v\n%s%s", r.code, err, r.stdout, r.stderr)
 	}
 }
+
+// TestProxy downloads through a proxy, which gets no token in the clear.
+func TestProxy(t *testing.T) {
+	ok(t, "", "publish", "tiny.gguf", "-o", "proxied", "--repo", "me/tiny", "--name", "tiny", "--licence", "MIT", "--force")
+	hub := hubServer(t, map[string]string{"me/tiny": filepath.Join(dir, "proxied")}, true)
+	var asked []string
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.URL.String()+r.Header.Get("Authorization"))
+		hub.Config.Handler.ServeHTTP(w, r)
+	}))
+	defer proxy.Close()
+	cache := t.TempDir()
+	env := []string{"NANOCHAT_ENDPOINT=http://hub.example", "NANOCHAT_TOKEN=secret", "NANOCHAT_CACHE=" + cache, "HTTP_PROXY=" + proxy.URL, "http_proxy=" + proxy.URL, "NO_PROXY=", "no_proxy="}
+	r := runEnv(t, env, "", "download", "hub:me/tiny/tiny.gguf")
+	if r.code != 0 || len(asked) == 0 {
+		t.Fatalf("exit %d, %d requests\n%s", r.code, len(asked), r.stderr)
+	}
+	for _, a := range asked {
+		if !strings.HasPrefix(a, "http://hub.example/me/tiny/") || strings.Contains(a, "secret") {
+			t.Errorf("the proxy was asked for %s", a)
+		}
+	}
+	// One that is not there, with a password that no error may tell.
+	env = append(env, "HTTP_PROXY=http://user:secret@127.0.0.1:1", "http_proxy=http://user:secret@127.0.0.1:1", "NANOCHAT_CACHE="+t.TempDir())
+	if r := runEnv(t, env, "", "download", "hub:me/tiny/tiny.gguf"); r.code != 5 || !strings.Contains(r.stderr, "check the connection and the proxy") || strings.Contains(r.stderr, "secret") {
+		t.Errorf("exit %d\n%s", r.code, r.stderr)
+	}
+}

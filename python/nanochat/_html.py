@@ -3,6 +3,7 @@ passes through escape()."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from html import escape
@@ -118,12 +119,12 @@ def model(info: ModelInfo, closed: bool) -> str:
         ("chat template", info.chat_template),
         ("kernel", f"{info.kernel}, {info.threads} thread{'s' * (info.threads != 1)}"),
         ("memory of weights", size(info.weight_bytes) if info.weight_bytes else ""),
-        ("file", info.path + (f" ({size(info.bytes)})" if info.bytes else "")),
+        ("file", os.path.basename(info.path) + (f" ({size(info.bytes)})" if info.bytes else "")),
         ("SHA-256", info.sha256[:12] + "…" if info.sha256 else ""),
         ("licence", info.licence),
         ("state", "closed" if closed else ""),
     ]
-    return table(info.name or info.path, rows)
+    return table(info.name or os.path.basename(info.path), rows)
 
 
 def bar(fraction: float, line: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,32 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = Path(os.environ.get("NANOCHAT_COMMAND", ROOT / "build" / "bin" / "nanochat"))
+# Without PYTHON*, which would add the source tree, and settings of pip and nanochat.
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("NANOCHAT_", "PYTHON", "PIP_"))}
+
+
+def interpreters() -> dict[str, str]:
+    """The Pythons of this machine, by version."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = {".".join(map(str, sys.version_info[:2])): getattr(sys, "_base_executable", sys.executable)}
+    for minor in range(10, 14):
+        name = f"python3.{minor}"
+        for path in (shutil.which(name), *sorted(map(str, pyenv.glob(f"3.{minor}.*/bin/{name}")))):
+            if not path or f"3.{minor}" in found:
+                continue
+            says = subprocess.run(
+                [path, "-c", "import sys, venv, ensurepip; print(sys.version_info[1])"],
+                capture_output=True,
+                text=True,
+                env=CLEAN,
+                check=False,
+            )
+            if says.stdout.strip() == str(minor):  # a shim of pyenv may stand for a version that is not selected
+                found[f"3.{minor}"] = path
+    return dict(sorted(found.items()))
+
+
+INTERPRETERS = interpreters()
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ It is tested on every Python 3.10 to 3.13 that is found on PATH or with pyenv.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -27,8 +26,6 @@ model = nanochat.load_model("{MODEL}")
 for piece in model.stream("fn main() {{", max_tokens=40, seed=1):
     print(piece, end="")
 """
-# Without PYTHON*, which would add the source tree, and settings of pip and nanochat.
-CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("NANOCHAT_", "PYTHON", "PIP_"))}
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
@@ -45,30 +42,6 @@ def build(directory: Path, tree: Path = ROOT) -> Path:
     run(sys.executable, "-m", "pip", "wheel", *options, "-w", directory, tree / "python", cwd=directory)
     (wheel,) = directory.glob("*.whl")
     return wheel
-
-
-def interpreters() -> dict[str, str]:
-    """The Pythons of this machine, by version."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    found = {".".join(map(str, sys.version_info[:2])): getattr(sys, "_base_executable", sys.executable)}
-    for minor in range(10, 14):
-        name = f"python3.{minor}"
-        for path in (shutil.which(name), *sorted(map(str, pyenv.glob(f"3.{minor}.*/bin/{name}")))):
-            if not path or f"3.{minor}" in found:
-                continue
-            says = subprocess.run(
-                [path, "-c", "import sys, venv, ensurepip; print(sys.version_info[1])"],
-                capture_output=True,
-                text=True,
-                env=CLEAN,
-                check=False,
-            )
-            if says.stdout.strip() == str(minor):  # a shim of pyenv may stand for a version that is not selected
-                found[f"3.{minor}"] = path
-    return dict(sorted(found.items()))
-
-
-INTERPRETERS = interpreters()
 
 
 @pytest.fixture(scope="module")

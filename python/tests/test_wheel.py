@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nanochat
 import pytest
-from conftest import COMMAND, ROOT
+from conftest import CLEAN, COMMAND, INTERPRETERS, ROOT
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 

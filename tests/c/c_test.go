@@ -1,6 +1,7 @@
 package c
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -353,11 +354,67 @@ func TestCMakePackage(t *testing.T) {
 	lines := run(t, nil, filepath.Join(out, "stream"), small, "fn a", "let b")
 	require.Regexp(t, `^fn a\|.*`, lines)
 	require.Contains(t, lines, "\nlet b|")
+	checkChat(t, filepath.Join(out, "chat"))
+	checkTrain(t, filepath.Join(out, "train"))
 	cmd := exec.Command(filepath.Join(out, "generate"), filepath.Join(dir, "none.gguf"), "x")
 	message, err := cmd.CombinedOutput()
 	require.Error(t, err)
 	require.Contains(t, string(message), "none.gguf")
 	require.Contains(t, string(message), "hint: ")
+}
+
+// checkChat has a conversation of two turns, twice.
+func checkChat(t *testing.T, program string) {
+	t.Helper()
+	var texts []string
+	for range 2 {
+		cmd := exec.Command(program, small, "phi3")
+		cmd.Stdin = strings.NewReader("hi\nhm\n")
+		out, err := cmd.Output()
+		require.NoError(t, err)
+		texts = append(texts, string(out))
+	}
+	require.GreaterOrEqual(t, strings.Count(texts[0], "\n"), 2)
+	require.Equal(t, texts[0], texts[1])
+	cmd := exec.Command(program, small, "telex")
+	cmd.Stdin = strings.NewReader("hi\n")
+	out, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(out), "telex")
+}
+
+// checkTrain interrupts a training, and lets it go on to its end.
+func checkTrain(t *testing.T, program string) {
+	t.Helper()
+	at := shelf(t)
+	args := []string{program, filepath.Join(at, "train.toml"), "train.out='" + filepath.Join(at, "run") + "'"}
+	cmd := exec.CommandContext(t.Context(), args[0], append(args[1:], "train.steps=100000")...)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 1<<20)
+	require.True(t, lines.Scan())
+	require.Regexp(t, `^step \d+ of 100000  loss \d`, lines.Text())
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	last := ""
+	for lines.Scan() {
+		last = lines.Text()
+	}
+	require.NoError(t, cmd.Wait())
+	var result struct {
+		Steps      int
+		Checkpoint string
+	}
+	require.NoError(t, json.Unmarshal([]byte(last), &result), last)
+	require.NotEmpty(t, result.Checkpoint)
+	steps := max(result.Steps+20, 60)
+	done := run(t, nil, append(args, fmt.Sprint("train.steps=", steps))...)
+	require.Contains(t, done, fmt.Sprintf("step %d of %d", steps, steps))
+	require.Contains(t, done, `"resumed_from":`)
+	wrong, err := exec.Command(args[0], append(args[1:], "train.stepz=1")...).CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(wrong), "stepz")
 }
 
 // The program of the guide is compiled and run as it stands there.

@@ -191,11 +191,11 @@ static void trainings(const char *dir)
 	IS(NANOCHAT_OK, nanochat_job_cancel(job));
 	IS(NANOCHAT_OK, last(job, text, sizeof text, &finish, &records));
 	CHECK(finish == NANOCHAT_FINISH_CANCELLED && strstr(text, "\"checkpoint\":\""));
-	job = train(config, out, "60", "auto");
+	job = train(config, out, "300", "auto");
 	IS(NANOCHAT_OK, last(job, text, sizeof text, &finish, &records));
 	CHECK(finish == NANOCHAT_FINISH_STOP && strstr(text, "\"model\":\""));
-	CHECK(strstr(text, "\"steps\":60") && strstr(text, "\"resumed_from\":"));
-	job = train(config, out, "60", "none");
+	CHECK(strstr(text, "\"steps\":300") && strstr(text, "\"resumed_from\":"));
+	job = train(config, out, "300", "none");
 	IS(NANOCHAT_E_INVALID, last(job, text, sizeof text, &finish, &records));
 
 	/* Closed while it runs it saves a checkpoint first. */

@@ -13,15 +13,15 @@ import (
 
 func TestStreams(t *testing.T) {
 	c := config.DefaultModel()
-	c.Dim, c.Layers, c.Heads, c.KVHeads, c.HeadDim, c.FFN = 64, 2, 2, 2, 32, 128
-	c.Vocab, c.Context, c.Group = 300, 512, 64
-	o := StreamsOptions{ModelOptions: ModelOptions{Name: "little", Threads: 1, Prompt: 300, Decode: 20, Open: func() (*model.Model, int64, func() error, error) {
+	c.Dim, c.Layers, c.Heads, c.KVHeads, c.HeadDim, c.FFN = 64, 1, 2, 2, 32, 64
+	c.Vocab, c.Context, c.Group = 64, 512, 64
+	o := StreamsOptions{ModelOptions: ModelOptions{Name: "little", Threads: 1, Prompt: 200, Decode: 20, Open: func() (*model.Model, int64, func() error, error) {
 		m, err := model.Init(t.Context(), c, 1, model.Options{})
 		return m, 0, func() error { return nil }, err
 	}}, Streams: 3}
 	r, err := MeasureStreams(t.Context(), o)
 	require.NoError(t, err)
-	require.Equal(t, []int{3, 1, 20, 300, 8}, []int{r.Streams, r.Threads, r.Tokens, r.Prompt, r.Writing})
+	require.Equal(t, []int{3, 1, 20, 200, 8}, []int{r.Streams, r.Threads, r.Tokens, r.Prompt, r.Writing})
 	for _, s := range []Spread{r.One, r.All, r.Ratio, r.TTFT, r.Median} {
 		require.Positive(t, s.Min)
 		require.LessOrEqual(t, s.Min, s.Median)

@@ -161,8 +161,8 @@ func (c *Compiler) log(p handle) string {
 	return string(bytes.TrimRight(b, "\x00"))
 }
 
-// Cache keeps compiled kernels in a directory, so that a compiler is needed once only.
-type Cache struct {
+// CodeCache keeps compiled kernels in a directory, so that a compiler is needed once only.
+type CodeCache struct {
 	// Dir holds the files; it is made when one is written. "" keeps nothing.
 	Dir string
 	// Compiler is asked for what is not there; nil: there is none, because of Err.
@@ -172,7 +172,7 @@ type Cache struct {
 
 // Cubin is the code of a kernel source for an architecture. A directory that cannot be
 // written is no error.
-func (c *Cache) Cubin(name, arch string) ([]byte, error) {
+func (c *CodeCache) Cubin(name, arch string) ([]byte, error) {
 	h := sha256.New()
 	files, _ := fs.Glob(sources, "src/*") // the pattern is right
 	for _, f := range files {

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/architehc/nanochat/kernels/dl"
 )
 
 // compilerOrSkip opens NVRTC: of the system, or of the project's Python environment.
@@ -44,4 +46,28 @@ func TestErrorsOfTheCompiler(t *testing.T) {
 	require.ErrorContains(t, err, "undeclared")
 	_, err = c.compile("ternary.cu", nil, "sm_13")
 	require.ErrorContains(t, err, "nvrtc")
+}
+
+func TestCacheOfCode(t *testing.T) {
+	dir := t.TempDir()
+	none := &dl.Error{Library: "NVRTC"}
+	c := &CodeCache{Dir: filepath.Join(dir, "deep", "cache"), Err: none}
+	_, err := c.Cubin("ternary", "sm_90a")
+	require.Equal(t, none, err)
+	compiler := compilerOrSkip(t)
+	c.Compiler = compiler
+	code, err := c.Cubin("ternary", "sm_90a")
+	require.NoError(t, err)
+	c.Compiler = nil // from the file
+	again, err := c.Cubin("ternary", "sm_90a")
+	require.NoError(t, err)
+	require.Equal(t, code, again)
+	files, err := os.ReadDir(c.Dir)
+	require.NoError(t, err)
+	require.Len(t, files, 1)
+	c.Dir = filepath.Join(c.Dir, files[0].Name()) // a file: nothing can be kept there
+	c.Compiler = compiler
+	again, err = c.Cubin("ternary", "sm_90a")
+	require.NoError(t, err)
+	require.Equal(t, code, again)
 }

@@ -1,9 +1,8 @@
 //go:build cgo
 
-package cuda
+package cuda_test
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -11,11 +10,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/architehc/nanochat/kernels/cuda"
+	"github.com/architehc/nanochat/kernels/cuda/cudatest"
 	"github.com/architehc/nanochat/kernels/dl"
 )
 
 func TestMachineWithoutDriver(t *testing.T) {
-	_, err := OpenDriver(t.TempDir())
+	_, err := cuda.OpenDriver(t.TempDir())
 	if err == nil {
 		t.Skip("this machine has a driver")
 	}
@@ -35,7 +36,7 @@ func TestDriversThatCannotBeUsed(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := emulated(t, c.scene, c.value)
-			var e *Error
+			var e *cuda.Error
 			require.ErrorAs(t, err, &e)
 			require.ErrorContains(t, err, c.text)
 			require.Contains(t, e.Hint, c.hint)
@@ -53,7 +54,7 @@ func TestDevices(t *testing.T) {
 	require.Equal(t, "Emulated GPU 1", list[1].Name)
 	require.Equal(t, "sm_90a", list[1].Arch())
 	require.EqualValues(t, 1<<30, list[1].Memory)
-	require.Equal(t, "sm_86", Info{Major: 8, Minor: 6}.Arch())
+	require.Equal(t, "sm_86", cuda.Info{Major: 8, Minor: 6}.Arch())
 	_, err = d.Open(2)
 	require.ErrorContains(t, err, "CUDA_ERROR_101")
 }
@@ -77,7 +78,7 @@ func TestOpenThatFailsLeavesNothing(t *testing.T) {
 
 func TestBuffers(t *testing.T) {
 	v := device(t)
-	require.NoError(t, v.Do(func(t_ *Thread) error {
+	require.NoError(t, v.Do(func(t_ *cuda.Thread) error {
 		a, err := t_.Alloc(4000)
 		require.NoError(t, err)
 		b, err := t_.Alloc(4000)
@@ -86,19 +87,19 @@ func TestBuffers(t *testing.T) {
 		for i := range src {
 			src[i] = float32(i)
 		}
-		require.NoError(t, Upload(t_, a, src))
+		require.NoError(t, cuda.Upload(t_, a, src))
 		require.NoError(t, t_.Fill(b, 0, 4000))
 		require.NoError(t, t_.Copy(b+400, a, 400))
 		got := make([]float32, 1000)
-		require.NoError(t, Download(t_, got, b))
+		require.NoError(t, cuda.Download(t_, got, b))
 		want := make([]float32, 1000)
 		copy(want[100:], src[:100])
 		require.Equal(t, want, got)
-		require.NoError(t, Upload(t_, a, []float32{}))
+		require.NoError(t, cuda.Upload(t_, a, []float32{}))
 
-		pinned, err := Pinned[float32](t_, 10)
+		pinned, err := cuda.Pinned[float32](t_, 10)
 		require.NoError(t, err)
-		require.NoError(t, Download(t_, pinned, a))
+		require.NoError(t, cuda.Download(t_, pinned, a))
 		require.Equal(t, src[:10], pinned)
 		return nil
 	}))
@@ -106,7 +107,7 @@ func TestBuffers(t *testing.T) {
 
 func TestMemoryIsUsedAgainAndCounted(t *testing.T) {
 	v := device(t, "FAKE_CUDA_MEMORY", "1000000")
-	require.NoError(t, v.Do(func(t_ *Thread) error {
+	require.NoError(t, v.Do(func(t_ *cuda.Thread) error {
 		a, err := t_.Alloc(1000)
 		require.NoError(t, err)
 		require.NoError(t, t_.Free(a))
@@ -123,7 +124,7 @@ func TestMemoryIsUsedAgainAndCounted(t *testing.T) {
 		c, err := t_.Alloc(999_936) // fits once the free block is given back
 		require.NoError(t, err)
 		_, err = t_.Alloc(300)
-		var e *MemoryError
+		var e *cuda.MemoryError
 		require.ErrorAs(t, err, &e)
 		require.EqualValues(t, 512, e.Asked)
 		require.EqualValues(t, 1_000_000, e.Total)
@@ -141,7 +142,7 @@ func TestDoFromManyGoroutines(t *testing.T) {
 	for range 50 {
 		group.Go(func() {
 			for range 20 {
-				require.NoError(t, v.Do(func(t_ *Thread) error {
+				require.NoError(t, v.Do(func(t_ *cuda.Thread) error {
 					inside++ // no lock: one at a time
 					return t_.Wait()
 				}))
@@ -154,53 +155,53 @@ func TestDoFromManyGoroutines(t *testing.T) {
 
 func TestPanicInDoIsAnErrorAndTheDeviceGoesOn(t *testing.T) {
 	v := device(t)
-	require.ErrorContains(t, v.Do(func(*Thread) error { panic("oh") }), "oh")
-	require.NoError(t, v.Do(func(t_ *Thread) error { return t_.Wait() }))
+	require.ErrorContains(t, v.Do(func(*cuda.Thread) error { panic("oh") }), "oh")
+	require.NoError(t, v.Do(func(t_ *cuda.Thread) error { return t_.Wait() }))
 }
 
 func TestClosedDevice(t *testing.T) {
 	v := device(t)
 	v.Close()
 	v.Close()
-	require.ErrorIs(t, v.Do(func(*Thread) error { return nil }), ErrClosed)
+	require.ErrorIs(t, v.Do(func(*cuda.Thread) error { return nil }), cuda.ErrClosed)
 }
 
 func TestLostContextStaysLost(t *testing.T) {
 	v := device(t, "FAKE_CUDA_FAIL", "cuStreamSynchronize:700:2")
-	require.NoError(t, v.Do(func(t_ *Thread) error { return t_.Wait() }))
-	first := v.Do(func(t_ *Thread) error { return t_.Wait() })
+	require.NoError(t, v.Do(func(t_ *cuda.Thread) error { return t_.Wait() }))
+	first := v.Do(func(t_ *cuda.Thread) error { return t_.Wait() })
 	require.ErrorContains(t, first, "CUDA_ERROR_700")
 	called := false
-	require.Equal(t, first, v.Do(func(*Thread) error { called = true; return nil }))
+	require.Equal(t, first, v.Do(func(*cuda.Thread) error { called = true; return nil }))
 	require.False(t, called)
 }
 
 func TestCopyOutOfBounds(t *testing.T) {
 	v := device(t)
-	err := v.Do(func(t_ *Thread) error {
+	err := v.Do(func(t_ *cuda.Thread) error {
 		a, err := t_.Alloc(256)
 		require.NoError(t, err)
-		return Upload(t_, a, make([]byte, 257))
+		return cuda.Upload(t_, a, make([]byte, 257))
 	})
 	require.ErrorContains(t, err, "cuMemcpyHtoDAsync")
 }
 
 func TestLibDirs(t *testing.T) {
-	env := map[string]string{LibDirVariable: "/a::/b", "VIRTUAL_ENV": "/venv"}
-	dirs := LibDirs(func(name string) string { return env[name] })
+	env := map[string]string{cuda.LibDirVariable: "/a::/b", "VIRTUAL_ENV": "/venv"}
+	dirs := cuda.LibDirs(func(name string) string { return env[name] })
 	require.Equal(t, []string{"/a", "/b"}, dirs[:2])
 	require.True(t, strings.HasPrefix(dirs[2], "/venv/"))
-	require.Equal(t, []string{"/usr/local/cuda/lib64"}, LibDirs(func(string) string { return "" }))
+	require.Equal(t, []string{"/usr/local/cuda/lib64"}, cuda.LibDirs(func(string) string { return "" }))
 }
 
 func TestSharedMemoryAndGraphsOfKernelsThatAreNotThere(t *testing.T) {
 	v := device(t)
-	require.NoError(t, v.Do(func(t_ *Thread) error {
+	require.NoError(t, v.Do(func(t_ *cuda.Thread) error {
 		_, err := t_.Load(nil)
 		require.Error(t, err)
 		_, err = t_.Load(append([]byte(filepath.Join(t.TempDir(), "none.so")), 0))
 		require.ErrorContains(t, err, "cuModuleLoadData")
-		code, err := image(t)("ternary", "")
+		code, err := cudatest.Image(libraries(t))("ternary", "")
 		require.NoError(t, err)
 		m, err := t_.Load(code)
 		require.NoError(t, err)
@@ -210,28 +211,4 @@ func TestSharedMemoryAndGraphsOfKernelsThatAreNotThere(t *testing.T) {
 		require.ErrorContains(t, err, "cuFuncSetAttribute")
 		return nil
 	}))
-}
-
-func TestCacheOfCode(t *testing.T) {
-	dir := t.TempDir()
-	none := &dl.Error{Library: "NVRTC"}
-	c := &Cache{Dir: filepath.Join(dir, "deep", "cache"), Err: none}
-	_, err := c.Cubin("ternary", "sm_90a")
-	require.Equal(t, none, err)
-	compiler := compilerOrSkip(t)
-	c.Compiler = compiler
-	code, err := c.Cubin("ternary", "sm_90a")
-	require.NoError(t, err)
-	c.Compiler = nil // from the file
-	again, err := c.Cubin("ternary", "sm_90a")
-	require.NoError(t, err)
-	require.Equal(t, code, again)
-	files, err := os.ReadDir(c.Dir)
-	require.NoError(t, err)
-	require.Len(t, files, 1)
-	c.Dir = filepath.Join(c.Dir, files[0].Name()) // a file: nothing can be kept there
-	c.Compiler = compiler
-	again, err = c.Cubin("ternary", "sm_90a")
-	require.NoError(t, err)
-	require.Equal(t, code, again)
 }

@@ -7,34 +7,58 @@ import (
 )
 
 // Ops is the kernels on a device. Its methods queue work on the thread that it was loaded
-// on, and check shapes as package kernels does: wrong ones are programmer errors and
-// come back as errors.
+// on. Results are those of kernels.Set, to the bit.
 type Ops struct {
 	t                    *Thread
 	quantize, gemv, gemm *Kernel
+
+	embed, mix, gather, rotate, attention, activate, headFloat, headQ8 *Kernel
 }
 
-// Image gives the compiled code of a kernel source; Cache.Cubin is one.
+// Image gives the compiled code of a kernel source; CodeCache.Cubin is one.
 type Image func(name, arch string) ([]byte, error)
 
-// Ops loads the kernels.
+// Ops loads the kernels, once for a device.
 func (t *Thread) Ops(image Image) (*Ops, error) {
+	if t.ops != nil {
+		return t.ops, nil
+	}
 	o := &Ops{t: t}
-	code, err := image("ternary", t.device.Arch())
-	if err != nil {
-		return nil, err
-	}
-	m, err := t.Load(code)
-	if err != nil {
-		return nil, err
-	}
-	for name, k := range map[string]**Kernel{"quantize": &o.quantize, "ternary_gemv": &o.gemv, "ternary_gemm": &o.gemm} {
-		if *k, err = t.Kernel(m, name, t.device.SharedBytes-4<<10); err != nil {
+	for _, source := range []struct {
+		name    string
+		kernels map[string]**Kernel
+	}{
+		{"ternary", map[string]**Kernel{"quantize": &o.quantize, "ternary_gemv": &o.gemv, "ternary_gemm": &o.gemm}},
+		{"network", map[string]**Kernel{
+			"embed": &o.embed, "mix": &o.mix, "gather": &o.gather, "rotate": &o.rotate, "attention": &o.attention,
+			"activate": &o.activate, "head_float": &o.headFloat, "head_q8": &o.headQ8,
+		}},
+	} {
+		code, err := image(source.name, t.device.Arch())
+		if err != nil {
 			return nil, err
 		}
+		m, err := t.Load(code)
+		if err != nil {
+			return nil, err
+		}
+		for name, k := range source.kernels {
+			shared := 0
+			if k == &o.quantize || k == &o.gemv {
+				shared = t.device.dynamicShared()
+			}
+			if *k, err = t.Kernel(m, name, shared); err != nil {
+				return nil, err
+			}
+		}
 	}
+	t.ops = o
 	return o, nil
 }
+
+// dynamicShared is the shared memory that a launch of quantize or ternary_gemv may ask for, in
+// bytes: what a block can have, without a little of their own.
+func (v *Device) dynamicShared() int { return v.SharedBytes - 1<<10 }
 
 // Ternary is a ternary matrix on a device, in the layout of kernels.Ternary.
 type Ternary struct {
@@ -103,8 +127,8 @@ func (o *Ops) quantizeRows(dst *Act, a quantizeArgs, tokens int) error {
 	if tokens < 1 || tokens > dst.Tokens {
 		return fmt.Errorf("cuda: %d tokens into room for %d", tokens, dst.Tokens)
 	}
-	if shared := 4 * dst.Cols; shared > o.t.device.SharedBytes-4<<10 {
-		return fmt.Errorf("cuda: a vector of %d elements, at most %d fit", dst.Cols, (o.t.device.SharedBytes-4<<10)/4)
+	if shared := 4 * dst.Cols; shared > o.t.device.dynamicShared() {
+		return fmt.Errorf("cuda: a vector of %d elements, at most %d fit", dst.Cols, o.t.device.dynamicShared()/4)
 	}
 	a.q, a.sums, a.scale = dst.Q, dst.Sums, dst.Scale
 	a.n, a.stride, a.group, a.groups = int32(dst.Cols), int32(dst.Stride), int32(dst.Group), int32(dst.Groups())
@@ -139,7 +163,7 @@ func (o *Ops) Ternary(dst Ptr, ldd int, w *Ternary, x *Act, tokens int) error {
 		return Launch(o.t, o.gemm, Shape{Grid: grid, Block: [3]uint32{128, 1, 1}}, &a)
 	}
 	shared := x.Stride + 4*tile*x.Groups()
-	if shared > o.t.device.SharedBytes-4<<10 {
+	if shared > o.t.device.dynamicShared() {
 		return fmt.Errorf("cuda: %d columns in groups of %d need %d bytes of shared memory", w.Cols, w.Group, shared)
 	}
 	return Launch(o.t, o.gemv, Shape{Grid: [3]uint32{uint32(blocks), uint32(tokens), 1}, Block: [3]uint32{128, 1, 1}, Shared: uint32(shared)}, &a)

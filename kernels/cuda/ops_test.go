@@ -1,6 +1,6 @@
 //go:build cgo
 
-package cuda
+package cuda_test
 
 import (
 	"fmt"
@@ -13,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/cuda"
+	"github.com/architehc/nanochat/kernels/cuda/cudatest"
 )
 
 // random is a matrix of random trits and scales, with its padding as it has to be.
@@ -45,32 +47,38 @@ func vector(r *rand.Rand, n int) []float32 {
 	return x
 }
 
-// compute runs f with the kernels on the emulated device.
-func compute(t *testing.T, f func(*Thread, *Ops)) {
+// compute runs f with the kernels on an emulated device of its own.
+func compute(t *testing.T, f func(*cuda.Thread, *cuda.Ops)) {
 	t.Helper()
-	v := device(t)
-	require.NoError(t, v.Do(func(th *Thread) error {
-		o, err := th.Ops(image(t))
+	d, err := emulated(t)
+	require.NoError(t, err)
+	v, err := d.Open(0)
+	require.NoError(t, err)
+	err = v.Do(func(th *cuda.Thread) error {
+		o, err := th.Ops(cudatest.Image(libraries(t)))
 		require.NoError(t, err)
 		f(th, o)
 		return nil
-	}))
+	})
+	v.Close()
+	require.NoError(t, err)
+	require.Zero(t, left(t), "areas and contexts are left")
 }
 
 // put allocates and uploads.
-func put[T Element](t *testing.T, th *Thread, x []T) Ptr {
+func put[T cuda.Element](t *testing.T, th *cuda.Thread, x []T) cuda.Ptr {
 	t.Helper()
 	var zero T
 	p, err := th.Alloc(uint64(len(x)) * uint64(sizeOf(zero)))
 	require.NoError(t, err)
-	require.NoError(t, Upload(th, p, x))
+	require.NoError(t, cuda.Upload(th, p, x))
 	return p
 }
 
-func get[T Element](t *testing.T, th *Thread, p Ptr, n int) []T {
+func get[T cuda.Element](t *testing.T, th *cuda.Thread, p cuda.Ptr, n int) []T {
 	t.Helper()
 	x := make([]T, n)
-	require.NoError(t, Download(th, x, p))
+	require.NoError(t, cuda.Download(th, x, p))
 	return x
 }
 
@@ -96,7 +104,7 @@ func TestQuantizeGivesTheBitsOfTheReference(t *testing.T) {
 	set, err := kernels.ByName("go")
 	require.NoError(t, err)
 	r := rand.New(rand.NewPCG(1, 2))
-	compute(t, func(th *Thread, o *Ops) {
+	compute(t, func(th *cuda.Thread, o *cuda.Ops) {
 		for _, c := range []struct{ tokens, cols, group int }{{1, 768, 128}, {3, 80, 80}, {2, 2048, 64}, {1, 16, 16}, {2, 1000, 1000}, {1, 304, 48}} {
 			for _, normalize := range []bool{false, true} {
 				x, weight := vector(r, c.tokens*c.cols), vector(r, c.cols)
@@ -154,10 +162,10 @@ func TestTernaryGivesTheBitsOfTheReference(t *testing.T) {
 				want[i] = -7
 			}
 			set.TernaryGEMM(want, ldd, w, x, 0, c.rows, make([]byte, kernels.GEMMScratch(c.tokens, c.cols)))
-			compute(t, func(th *Thread, o *Ops) {
+			compute(t, func(th *cuda.Thread, o *cuda.Ops) {
 				dw, err := th.UploadTernary(w)
 				require.NoError(t, err)
-				a := Act{Tokens: c.tokens, Cols: c.cols, Stride: x.Stride, Group: c.group, Q: put(t, th, x.Q), Scale: put(t, th, x.Scale), Sums: put(t, th, x.Sums)}
+				a := cuda.Act{Tokens: c.tokens, Cols: c.cols, Stride: x.Stride, Group: c.group, Q: put(t, th, x.Q), Scale: put(t, th, x.Scale), Sums: put(t, th, x.Sums)}
 				start := make([]float32, len(want))
 				for i := range start {
 					start[i] = -7
@@ -173,7 +181,7 @@ func TestTernaryGivesTheBitsOfTheReference(t *testing.T) {
 func TestGraphComputesWhatTheStreamDoes(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	w, x := random(r, 64, 256, 128), vector(r, 256)
-	compute(t, func(th *Thread, o *Ops) {
+	compute(t, func(th *cuda.Thread, o *cuda.Ops) {
 		dw, err := th.UploadTernary(w)
 		require.NoError(t, err)
 		a, err := th.NewAct(1, 256, 128)
@@ -200,15 +208,15 @@ func TestGraphComputesWhatTheStreamDoes(t *testing.T) {
 }
 
 func TestShapesThatDoNotFit(t *testing.T) {
-	compute(t, func(th *Thread, o *Ops) {
+	compute(t, func(th *cuda.Thread, o *cuda.Ops) {
 		a, err := th.NewAct(2, 256, 128)
 		require.NoError(t, err)
-		w := Ternary{Rows: 16, Cols: 256, Group: 128}
+		w := cuda.Ternary{Rows: 16, Cols: 256, Group: 128}
 		for _, err := range []error{
 			o.Quantize(&a, 0, 3), o.Quantize(&a, 0, 0), o.Ternary(0, 15, &w, &a, 1), o.Ternary(0, 16, &w, &a, 3),
-			o.Ternary(0, 16, &Ternary{Rows: 16, Cols: 128, Group: 128}, &a, 1), o.Ternary(0, 16, &Ternary{Rows: 16, Cols: 256, Group: 64}, &a, 1),
-			o.Quantize(&Act{Tokens: 1, Cols: 1 << 17, Stride: 1 << 17, Group: 128}, 0, 1),
-			o.Ternary(0, 16, &Ternary{Rows: 16, Cols: 1 << 16, Group: 16}, &Act{Tokens: 1, Cols: 1 << 16, Stride: 1 << 16, Group: 16}, 1),
+			o.Ternary(0, 16, &cuda.Ternary{Rows: 16, Cols: 128, Group: 128}, &a, 1), o.Ternary(0, 16, &cuda.Ternary{Rows: 16, Cols: 256, Group: 64}, &a, 1),
+			o.Quantize(&cuda.Act{Tokens: 1, Cols: 1 << 17, Stride: 1 << 17, Group: 128}, 0, 1),
+			o.Ternary(0, 16, &cuda.Ternary{Rows: 16, Cols: 1 << 16, Group: 16}, &cuda.Act{Tokens: 1, Cols: 1 << 16, Stride: 1 << 16, Group: 16}, 1),
 		} {
 			require.ErrorContains(t, err, "cuda: ")
 		}
@@ -235,11 +243,11 @@ NC_KERNEL(divergent, Args) {
 }
 `), 0o600))
 	so := filepath.Join(t.TempDir(), "faulty.so")
-	require.NoError(t, compileKernel(so, source))
-	shape := Shape{Grid: [3]uint32{1, 1, 1}, Block: [3]uint32{64, 1, 1}}
-	type args struct{ dst Ptr }
-	run := func(t *testing.T, name string, f func(*Thread, *Kernel) error) error {
-		return device(t).Do(func(th *Thread) error {
+	require.NoError(t, cudatest.BuildKernel(so, source))
+	shape := cuda.Shape{Grid: [3]uint32{1, 1, 1}, Block: [3]uint32{64, 1, 1}}
+	type args struct{ dst cuda.Ptr }
+	run := func(t *testing.T, name string, f func(*cuda.Thread, *cuda.Kernel) error) error {
+		return device(t).Do(func(th *cuda.Thread) error {
 			m, err := th.Load(append([]byte(so), 0))
 			require.NoError(t, err)
 			k, err := th.Kernel(m, name, 0)
@@ -248,9 +256,9 @@ NC_KERNEL(divergent, Args) {
 		})
 	}
 	t.Run("missing barrier", func(t *testing.T) {
-		require.NoError(t, run(t, "unsynchronised", func(th *Thread, k *Kernel) error {
+		require.NoError(t, run(t, "unsynchronised", func(th *cuda.Thread, k *cuda.Kernel) error {
 			dst := put(t, th, make([]int32, 64))
-			require.NoError(t, Launch(th, k, shape, &args{dst}))
+			require.NoError(t, cuda.Launch(th, k, shape, &args{dst}))
 			want := make([]int32, 64)
 			for i := range want {
 				want[i] = int32(63 - i)
@@ -260,13 +268,13 @@ NC_KERNEL(divergent, Args) {
 		}))
 	})
 	t.Run("divergent barriers", func(t *testing.T) {
-		require.ErrorContains(t, run(t, "divergent", func(th *Thread, k *Kernel) error {
-			return Launch(th, k, shape, &args{put(t, th, make([]int32, 64))})
+		require.ErrorContains(t, run(t, "divergent", func(th *cuda.Thread, k *cuda.Kernel) error {
+			return cuda.Launch(th, k, shape, &args{put(t, th, make([]int32, 64))})
 		}), "barrier")
 	})
 	t.Run("another layout", func(t *testing.T) {
-		require.ErrorContains(t, run(t, "divergent", func(th *Thread, k *Kernel) error {
-			return Launch(th, k, shape, &struct{ a, b Ptr }{})
+		require.ErrorContains(t, run(t, "divergent", func(th *cuda.Thread, k *cuda.Kernel) error {
+			return cuda.Launch(th, k, shape, &struct{ a, b cuda.Ptr }{})
 		}), "another size")
 	})
 }

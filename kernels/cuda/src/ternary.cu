@@ -1,12 +1,12 @@
 // Quantisation of activations and products with ternary matrices: the results of
 // kernels.Set's RMSNormQuantize, Quantize, TernaryGEMV and TernaryGEMM, to the bit.
-#include "common.cuh"
+#include "math.cuh"
 
 // ---------------------------------------------------------------- activations
 
 struct QuantizeArgs {
 	float *norm;         // [tokens][n], or null: what was quantised
-	int8_t *q;           // [tokens][stride]
+	int8_t *q;           // [tokens][stride], or null: norm alone
 	int32_t *sums;       // [tokens][groups]
 	float *scale;        // [tokens]
 	const float *x;      // [tokens][n]
@@ -16,17 +16,9 @@ struct QuantizeArgs {
 	int32_t normalize; // 0: quantise x itself
 };
 
-// The lanes of the canonical sum, added by its tree.
-NC_DEVICE float tree16(volatile float *s) {
-	float a[16];
-	for (int i = 0; i < 16; i++) a[i] = s[i];
-	for (int h = 8; h > 0; h /= 2)
-		for (int i = 0; i < h; i++) a[i] = a[i] + a[i + h];
-	return a[0];
-}
-
 // One block of 256 threads a token; 4·n bytes of dynamic shared memory.
-NC_KERNEL(quantize, QuantizeArgs) {
+NC_KERNEL(quantize, QuantizeArgs)
+{
 	NC_DYNAMIC(float, v);
 	NC_SHARED float lanes[16];
 	NC_SHARED uint32_t tops[8];
@@ -34,19 +26,23 @@ NC_KERNEL(quantize, QuantizeArgs) {
 	const int tid = (int)threadIdx.x;
 	const int64_t token = blockIdx.x;
 	const float *x = a.x + token * a.n;
-	for (int i = tid; i < a.n; i += 256) v[i] = x[i];
+	for (int i = tid; i < a.n; i += 256)
+		v[i] = x[i];
 	int32_t *sums = a.sums + token * a.groups;
-	for (int g = tid; g < a.groups; g += 256) sums[g] = 0;
+	for (int g = tid; a.q && g < a.groups; g += 256)
+		sums[g] = 0;
 	__syncthreads();
 
 	if (a.normalize) {
 		if (tid < 16) { // 16 strided sums by FMA, as every processor adds them
 			float s = 0;
-			for (int i = tid; i < a.n; i += 16) s = fmaf(v[i], v[i], s);
+			for (int i = tid; i < a.n; i += 16)
+				s = fmaf(v[i], v[i], s);
 			lanes[tid] = s;
 		}
 		__syncthreads();
-		if (tid == 0) inverse = 1.0f / sqrtf(tree16(lanes) / (float)a.n + a.eps);
+		if (tid == 0)
+			inverse = 1.0f / sqrtf(nc_tree(lanes) / (float)a.n + a.eps);
 		__syncthreads();
 		for (int i = tid; i < a.n; i += 256) {
 			float y = v[i] * inverse;
@@ -58,18 +54,24 @@ NC_KERNEL(quantize, QuantizeArgs) {
 	for (int i = tid; i < a.n; i += 256) {
 		uint32_t u = __float_as_uint(v[i]) & 0x7fffffffu;
 		top = u > top ? u : top;
-		if (a.norm) a.norm[token * a.n + i] = v[i];
+		if (a.norm)
+			a.norm[token * a.n + i] = v[i];
 	}
+	if (!a.q)
+		return;
 	for (int m = 16; m > 0; m /= 2) {
 		uint32_t other = nc_shuffle_xor(top, m);
 		top = other > top ? other : top;
 	}
-	if (tid % 32 == 0) tops[tid / 32] = top;
+	if (tid % 32 == 0)
+		tops[tid / 32] = top;
 	__syncthreads();
-	for (int w = 0; w < 8; w++) top = tops[w] > top ? tops[w] : top;
+	for (int w = 0; w < 8; w++)
+		top = tops[w] > top ? tops[w] : top;
 	const float scale = __uint_as_float(top) / 127.0f;
 	const bool none = scale == 0.0f || !(scale - scale == 0.0f);
-	if (tid == 0) a.scale[token] = scale;
+	if (tid == 0)
+		a.scale[token] = scale;
 
 	int8_t *q = a.q + token * a.stride;
 	for (int base = 0; base < a.stride; base += 256) {
@@ -79,10 +81,13 @@ NC_KERNEL(quantize, QuantizeArgs) {
 			value = nc_round(v[i] / scale);
 			value = value > 127 ? 127 : value < -127 ? -127 : value;
 		}
-		if (i < a.stride) q[i] = (int8_t)value;
+		if (i < a.stride)
+			q[i] = (int8_t)value;
 		// Groups are whole sixteens of columns, or the row.
-		for (int m = 8; m > 0; m /= 2) value += nc_shuffle_xor(value, m);
-		if (tid % 16 == 0 && i < a.n) atomicAdd(&sums[i / a.group], value);
+		for (int m = 8; m > 0; m /= 2)
+			value += nc_shuffle_xor(value, m);
+		if (tid % 16 == 0 && i < a.n)
+			atomicAdd(&sums[i / a.group], value);
 	}
 }
 
@@ -105,14 +110,17 @@ NC_DEVICE uint32_t codes(uint32_t word, int j) { return word >> 2 * j & 0x030303
 // One token: a block of 128 threads for 16 rows, gridDim.y tokens; stride + 64·groups bytes of
 // dynamic shared memory. A lane takes four rows of one tile, 16 bytes; a warp eight
 // tiles, 512 bytes.
-NC_KERNEL(ternary_gemv, ProductArgs) {
+NC_KERNEL(ternary_gemv, ProductArgs)
+{
 	NC_DYNAMIC(int32_t, dots); // [groups][16], then q [stride]
 	uint4 *q = (uint4 *)(dots + 16 * a.groups);
 	const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32;
 	const int64_t token = blockIdx.y, block = blockIdx.x;
 	const uint4 *x = (const uint4 *)(a.q + token * a.stride);
-	for (int i = tid; i < a.stride / 16; i += 128) q[i] = x[i];
-	for (int i = tid; i < 16 * a.groups; i += 128) dots[i] = 0;
+	for (int i = tid; i < a.stride / 16; i += 128)
+		q[i] = x[i];
+	for (int i = tid; i < 16 * a.groups; i += 128)
+		dots[i] = 0;
 	__syncthreads();
 
 	const uint4 *tiles = a.tiles + block * a.col_tiles * 4;
@@ -125,17 +133,21 @@ NC_KERNEL(ternary_gemv, ProductArgs) {
 			const uint4 w = tiles[4 * k + quad], v = q[k];
 			const uint32_t row[4] = {w.x, w.y, w.z, w.w}, column[4] = {v.x, v.y, v.z, v.w};
 			for (int r = 0; r < 4; r++)
-				for (int j = 0; j < 4; j++) sum[r] = nc_dot(codes(row[r], j), column[j], sum[r]);
+				for (int j = 0; j < 4; j++)
+					sum[r] = nc_dot(codes(row[r], j), column[j], sum[r]);
 		}
 		const int g = (inside ? k : a.col_tiles - 1) * 16 / a.group;
 		const int last = first + 7 < a.col_tiles ? first + 7 : a.col_tiles - 1;
 		if (first * 16 / a.group == last * 16 / a.group) { // the whole warp is in one group
 			for (int r = 0; r < 4; r++)
-				for (int m = 16; m >= 4; m /= 2) sum[r] += nc_shuffle_xor(sum[r], m);
+				for (int m = 16; m >= 4; m /= 2)
+					sum[r] += nc_shuffle_xor(sum[r], m);
 			if (lane < 4)
-				for (int r = 0; r < 4; r++) atomicAdd(&dots[16 * g + 4 * quad + r], sum[r]);
+				for (int r = 0; r < 4; r++)
+					atomicAdd(&dots[16 * g + 4 * quad + r], sum[r]);
 		} else if (inside) {
-			for (int r = 0; r < 4; r++) atomicAdd(&dots[16 * g + 4 * quad + r], sum[r]);
+			for (int r = 0; r < 4; r++)
+				atomicAdd(&dots[16 * g + 4 * quad + r], sum[r]);
 		}
 	}
 	__syncthreads();
@@ -157,17 +169,20 @@ NC_KERNEL(ternary_gemv, ProductArgs) {
 // of row g, t).
 enum { Tokens = 64, Step = 128, Pad = Step + 16 };
 
-NC_KERNEL(ternary_gemm, ProductArgs) {
+NC_KERNEL(ternary_gemm, ProductArgs)
+{
 	NC_SHARED uint4 staged[Tokens * Pad / 16];
 	const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32, g = lane / 4, t = lane % 4;
-	const int64_t block = (int64_t)blockIdx.x * 4 + warp, first_token = (int64_t)blockIdx.y * Tokens;
+	const int64_t block = (int64_t)blockIdx.x * 4 + warp,
+				  first_token = (int64_t)blockIdx.y * Tokens;
 	const bool rows = block * 16 < a.rows;
 	const uint32_t *tiles = (const uint32_t *)(a.tiles + (rows ? block : 0) * a.col_tiles * 4);
 	const uint16_t *scales = a.scales + (rows ? block : 0) * a.groups * 16;
 	int dot[Tokens / 8][4];
 	float y[Tokens / 8][4];
 	for (int n = 0; n < Tokens / 8; n++)
-		for (int i = 0; i < 4; i++) dot[n][i] = 0, y[n][i] = 0;
+		for (int i = 0; i < 4; i++)
+			dot[n][i] = 0, y[n][i] = 0;
 
 	for (int base = 0; base < a.stride; base += Step) {
 		__syncthreads();
@@ -183,16 +198,21 @@ NC_KERNEL(ternary_gemm, ProductArgs) {
 			const int k = column / 16;
 			const bool odd = k + 1 < a.col_tiles; // else the second half meets zeros of q
 			const uint32_t *w = tiles + 16 * k;
-			const uint32_t left[4] = {codes(w[g], t), codes(w[g + 8], t), odd ? codes(w[16 + g], t) : 0, odd ? codes(w[16 + g + 8], t) : 0};
+			const uint32_t left[4] = {codes(w[g], t), codes(w[g + 8], t),
+			                          odd ? codes(w[16 + g], t) : 0,
+			                          odd ? codes(w[16 + g + 8], t) : 0};
 			for (int n = 0; n < Tokens / 8; n++) {
-				const uint32_t *v = (const uint32_t *)staged + ((8 * n + g) * Pad + column - base) / 4;
+				const uint32_t *v =
+					(const uint32_t *)staged + ((8 * n + g) * Pad + column - base) / 4;
 				const uint32_t right[2] = {v[t], v[4 + t]};
 				nc_mma(dot[n], left, right);
 			}
 			const int end = column + 32;
-			if (end % a.group != 0 && end < 16 * a.col_tiles) continue;
+			if (end % a.group != 0 && end < 16 * a.col_tiles)
+				continue;
 			const int group = column / a.group;
-			const float s0 = nc_half(scales[16 * group + g]), s1 = nc_half(scales[16 * group + g + 8]);
+			const float s0 = nc_half(scales[16 * group + g]),
+						s1 = nc_half(scales[16 * group + g + 8]);
 			for (int n = 0; n < Tokens / 8; n++)
 				for (int i = 0; i < 4; i++) {
 					const int64_t token = first_token + 8 * n + 2 * t + i % 2;
@@ -204,7 +224,9 @@ NC_KERNEL(ternary_gemm, ProductArgs) {
 	}
 	for (int n = 0; n < Tokens / 8; n++)
 		for (int i = 0; i < 4; i++) {
-			const int64_t token = first_token + 8 * n + 2 * t + i % 2, row = block * 16 + g + i / 2 * 8;
-			if (rows && row < a.rows && token < a.tokens) a.dst[token * a.ldd + row] = a.scale[token] * a.gain * y[n][i];
+			const int64_t token = first_token + 8 * n + 2 * t + i % 2,
+						  row = block * 16 + g + i / 2 * 8;
+			if (rows && row < a.rows && token < a.tokens)
+				a.dst[token * a.ldd + row] = a.scale[token] * a.gain * y[n][i];
 		}
 }

@@ -1,0 +1,79 @@
+// Package cudatest is a GPU for tests on machines without one: an emulated driver whose
+// kernels are the host builds of the sources in package cuda.
+package cudatest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+
+	"github.com/architehc/nanochat/kernels/cuda"
+)
+
+// Compilers are the programs that Build needs.
+var Compilers = []string{"gcc", "g++"}
+
+// Build compiles the driver and the kernels, once in a process, and returns their
+// directory, for cuda.OpenDriver. The caller removes it when the process ends.
+var Build = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "cudatest")
+	if err != nil {
+		return "", err
+	}
+	home, err := Home()
+	if err != nil {
+		return dir, err
+	}
+	if err := compile(filepath.Join(dir, "libcuda.so.1"), "gcc", "-std=c11", "-O1", filepath.Join(home, "cudatest", "testdata", "libcuda.c"), "-ldl", "-lpthread"); err != nil {
+		return dir, err
+	}
+	for _, name := range cuda.Sources() {
+		if err := BuildKernel(filepath.Join(dir, name+".so"), filepath.Join(home, "src", name+".cu")); err != nil {
+			return dir, err
+		}
+	}
+	return dir, nil
+})
+
+// Home is the directory of package cuda in the checkout that the test runs in.
+func Home() (string, error) {
+	dir, err := os.Getwd()
+	for err == nil {
+		if _, missing := os.Stat(filepath.Join(dir, "go.mod")); missing == nil {
+			return filepath.Join(dir, "kernels", "cuda"), nil
+		}
+		if dir == filepath.Dir(dir) {
+			break
+		}
+		dir = filepath.Dir(dir)
+	}
+	return "", fmt.Errorf("cudatest: no go.mod above the working directory: %w", err)
+}
+
+// BuildKernel compiles a kernel source for the emulated driver.
+func BuildKernel(out, source string) error {
+	home, err := Home()
+	if err != nil {
+		return err
+	}
+	return compile(out, "g++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-ffp-contract=off",
+		"-I"+filepath.Join(home, "src"), "-x", "c++", source)
+}
+
+func compile(out, cc string, args ...string) error {
+	cmd := exec.Command(cc, append([]string{"-shared", "-fPIC", "-o", out}, args...)...)
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("cudatest: %s: %w\n%s", cmd, err, text)
+	}
+	return nil
+}
+
+// Image gives the host build of a kernel source in the place of its code; dir is that of
+// Build.
+func Image(dir string) cuda.Image {
+	return func(name, _ string) ([]byte, error) {
+		return append([]byte(filepath.Join(dir, name+".so")), 0), nil
+	}
+}

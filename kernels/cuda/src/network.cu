@@ -1,0 +1,409 @@
+// The token-wise parts of the network: embedding, residual streams, positions, caches,
+// activation functions, head. The results are those of core/model's forward on a
+// processor, to the bit.
+#include "math.cuh"
+
+// ------------------------------------------------------------ embedding, streams
+
+struct EmbedArgs {
+	float *x;       // [tokens][streams][dim]
+	float *initial; // [tokens][dim], or null
+	const uint8_t *table;
+	const int32_t *ids; // [tokens]
+	int32_t dim, streams, type;
+};
+
+// A block of 256 threads a token.
+NC_KERNEL(embed, EmbedArgs)
+{
+	const int64_t token = blockIdx.x;
+	const uint8_t *row = a.table + a.ids[token] * nc_row_bytes(a.type, a.dim);
+	for (int i = (int)threadIdx.x; i < a.dim; i += 256) {
+		float v;
+		if (a.type == Q8_0) {
+			const uint8_t *block = row + i / 32 * 34;
+			v = nc_half(*(const uint16_t *)block) * (float)(int8_t)block[2 + i % 32];
+		} else {
+			v = nc_element(a.type, row, i);
+		}
+		for (int s = 0; s < a.streams; s++)
+			a.x[(token * a.streams + s) * a.dim + i] = v;
+		if (a.initial)
+			a.initial[token * a.dim + i] = v;
+	}
+}
+
+enum { MaxStreams = 4 };
+
+// The mixing of a site, as mhc.Coef has it.
+struct Coef {
+	float pre[MaxStreams], post[MaxStreams], res[MaxStreams][MaxStreams];
+};
+
+struct MixArgs {
+	float *x;             // [tokens][streams][dim], read and written
+	const float *y;       // [tokens][dim]: what the layer function gave, or null: nothing to write
+	const float *initial; // [tokens][dim], with scalars
+	const float *scalars; // [2] of the layer that is entered, or null
+	float *u;             // [tokens][dim]: what the next layer function reads, or null
+	float *mean;          // [tokens][dim]: the mean of the streams, or null
+	const Coef *write, *read;
+	int32_t dim, streams;
+};
+
+// Ends one layer function and begins the next: a block of 256 threads a token.
+NC_KERNEL(mix, MixArgs)
+{
+	const int64_t token = blockIdx.x;
+	for (int i = (int)threadIdx.x; i < a.dim; i += 256) {
+		float *x = a.x + token * a.streams * a.dim + i;
+		float old[MaxStreams], now[MaxStreams];
+		for (int s = 0; s < a.streams; s++)
+			now[s] = old[s] = x[(int64_t)s * a.dim];
+		if (a.y) {
+			const float y = a.y[token * a.dim + i];
+			if (a.streams == 1)
+				now[0] = old[0] + y;
+			for (int s = 0; a.streams > 1 && s < a.streams; s++) {
+				float v = a.write->res[s][0] * old[0];
+				for (int j = 1; j < a.streams; j++)
+					v = fmaf(a.write->res[s][j], old[j], v);
+				now[s] = fmaf(a.write->post[s], y, v);
+			}
+		}
+		if (a.scalars) {
+			const float first = a.initial[token * a.dim + i];
+			for (int s = 0; s < a.streams; s++)
+				now[s] = fmaf(a.scalars[1], first, a.scalars[0] * now[s]);
+		}
+		for (int s = 0; s < a.streams; s++)
+			x[(int64_t)s * a.dim] = now[s];
+		if (a.u) {
+			float v = now[0];
+			if (a.streams > 1) {
+				v = a.read->pre[0] * now[0];
+				for (int s = 1; s < a.streams; s++)
+					v = fmaf(a.read->pre[s], now[s], v);
+			}
+			a.u[token * a.dim + i] = v;
+		}
+		if (a.mean) {
+			float v = now[0];
+			for (int s = 1; s < a.streams; s++)
+				v = v + now[s];
+			a.mean[token * a.dim + i] = a.streams > 1 ? 1.0f / (float)a.streams * v : v;
+		}
+	}
+}
+
+struct GatherArgs {
+	float *dst;          // [rows][n]
+	const float *src;    // [...][n]
+	const int32_t *rows; // [rows]
+	int32_t n;
+};
+
+NC_KERNEL(gather, GatherArgs)
+{
+	const int64_t to = blockIdx.x, from = a.rows[to];
+	for (int i = (int)threadIdx.x; i < a.n; i += 256)
+		a.dst[to * a.n + i] = a.src[from * a.n + i];
+}
+
+// -------------------------------------------------------------------- positions
+
+struct Cache {
+	uint8_t *slab;
+	int64_t page_bytes, layer_offset;
+	int32_t kv_heads, head_dim, int8, reserved;
+};
+
+enum { PageLen = 64 };
+
+// head is keys, values and their scales of one head in a page.
+struct Head {
+	uint8_t *k, *v;
+	float *k_scale, *v_scale;
+};
+
+NC_DEVICE Head head_of(const Cache &c, int page, int head)
+{
+	const int64_t n = PageLen * (int64_t)c.head_dim, bytes = c.int8 ? 2 * n + 8 * PageLen : 4 * n;
+	uint8_t *at = c.slab + page * c.page_bytes + c.layer_offset + head * bytes;
+	Head h = {at, at + (c.int8 ? n : 2 * n), 0, 0};
+	h.k_scale = (float *)(at + 2 * n);
+	h.v_scale = h.k_scale + PageLen;
+	return h;
+}
+
+struct RotateArgs {
+	float *q;                         // [tokens][heads][head_dim], in place
+	float *k;                         // [tokens][kv_heads][head_dim], in place
+	const float *v;                   // [tokens][kv_heads][head_dim]
+	const float *q_norm, *k_norm;     // [head_dim], or null
+	const float *cosine, *sine;       // [positions][half]
+	const int32_t *positions, *pages; // [tokens]: where each is, and the page of that position
+	Cache cache;
+	int32_t heads, half, interleaved;
+	float eps;
+};
+
+// store writes one vector to a cache: a warp.
+NC_DEVICE void store(const Cache &c, uint8_t *dst, float *scale, int place, const volatile float *x,
+                     int lane)
+{
+	const int d = c.head_dim;
+	if (!c.int8) {
+		for (int i = lane; i < d; i += 32)
+			((uint16_t *)dst)[place * d + i] = nc_to_half(x[i]);
+		return;
+	}
+	uint32_t top = 0;
+	for (int i = lane; i < d; i += 32) {
+		const uint32_t u = __float_as_uint(x[i]) & 0x7fffffffu;
+		top = u > top ? u : top;
+	}
+	for (int m = 16; m > 0; m /= 2) {
+		const uint32_t other = nc_shuffle_xor(top, m);
+		top = other > top ? other : top;
+	}
+	const bool finite = top < 0x7f800000u;
+	const float unit = __uint_as_float(top) / 127.0f;
+	for (int i = lane; i < d; i += 32) {
+		int q = 0;
+		if (finite && unit > 0) {
+			q = nc_round(x[i] / unit);
+			q = q > 127 ? 127 : q < -127 ? -127 : q;
+		}
+		((int8_t *)dst)[place * d + i] = (int8_t)q;
+	}
+	if (lane == 0)
+		scale[place] = finite ? unit : __uint_as_float(0x7fc00000u);
+}
+
+// Norms and rotates queries and keys and stores keys and values: a warp for one head of one
+// token, first the heads of queries, then those of keys with their values. head_dim is at
+// most 256.
+NC_KERNEL(rotate, RotateArgs)
+{
+	NC_SHARED float x[256], value[256], lanes[16];
+	const int lane = (int)threadIdx.x, d = a.cache.head_dim, kv_heads = a.cache.kv_heads;
+	const int64_t token = blockIdx.y;
+	const int head = (int)blockIdx.x;
+	const bool key = head >= a.heads;
+	float *at =
+		key ? a.k + (token * kv_heads + head - a.heads) * d : a.q + (token * a.heads + head) * d;
+	const float *weight = key ? a.k_norm : a.q_norm;
+	for (int i = lane; i < d; i += 32)
+		x[i] = at[i];
+	__syncwarp();
+	if (weight) {
+		if (lane < 16) {
+			float s = 0;
+			for (int i = lane; i < d; i += 16)
+				s = fmaf(x[i], x[i], s);
+			lanes[lane] = s;
+		}
+		__syncwarp();
+		const float inverse = 1.0f / sqrtf(nc_tree(lanes) / (float)d + a.eps);
+		for (int i = lane; i < d; i += 32)
+			x[i] = x[i] * inverse * weight[i];
+		__syncwarp();
+	}
+	const int position = a.positions[token];
+	const float *cosine = a.cosine + (int64_t)position * a.half,
+				*sine = a.sine + (int64_t)position * a.half;
+	for (int i = lane; i < a.half; i += 32) {
+		const int j = a.interleaved ? 2 * i : i, k = a.interleaved ? 2 * i + 1 : i + a.half;
+		const float u = x[j], v = x[k], s = sine[i], bs = v * s, bc = v * cosine[i];
+		x[j] = fmaf(u, cosine[i], -bs);
+		x[k] = fmaf(u, s, bc);
+	}
+	__syncwarp();
+	for (int i = lane; i < d; i += 32)
+		at[i] = x[i];
+	if (!key)
+		return;
+	const Head h = head_of(a.cache, a.pages[token], head - a.heads);
+	for (int i = lane; i < d; i += 32)
+		value[i] = a.v[(token * kv_heads + head - a.heads) * d + i];
+	__syncwarp();
+	store(a.cache, h.k, h.k_scale, position % PageLen, x, lane);
+	store(a.cache, h.v, h.v_scale, position % PageLen, value, lane);
+}
+
+struct AttentionArgs {
+	float *dst;     // [queries][heads][head_dim]
+	const float *q; // [tokens][heads][head_dim]
+	// For each query: its token, its position, and where the pages of its sequence begin in pages.
+	const int32_t *tokens, *positions, *first_page, *pages;
+	Cache cache;
+	int32_t heads;
+	float scale;
+};
+
+// The softmax goes page by page, as kernels.Attention defines it: a block of 64 threads for
+// one head of one query. head_dim is at most 256.
+NC_KERNEL(attention, AttentionArgs)
+{
+	NC_SHARED float q[256], scores[PageLen], lanes[16], top;
+	const int tid = (int)threadIdx.x, d = a.cache.head_dim;
+	const int64_t query = blockIdx.y;
+	const int head = (int)blockIdx.x, group = head / (a.heads / a.cache.kv_heads);
+	const int n = a.positions[query] + 1;
+	const int32_t *pages = a.pages + a.first_page[query];
+	for (int i = tid; i < d; i += 64)
+		q[i] = a.q[((int64_t)a.tokens[query] * a.heads + head) * d + i];
+	float m = -INFINITY, l = 0, o[4] = {0, 0, 0, 0};
+	__syncthreads();
+	for (int start = 0; start < n; start += PageLen) {
+		const int count = n - start < PageLen ? n - start : PageLen;
+		const Head h = head_of(a.cache, pages[start / PageLen], group);
+		float score = 0;
+		if (tid < count) {
+			float s[16];
+			for (int i = 0; i < 16; i++)
+				s[i] = 0;
+			for (int i = 0; i < d; i++) {
+				const float k = a.cache.int8 ? (float)((const int8_t *)h.k)[tid * d + i]
+				                             : nc_half(((const uint16_t *)h.k)[tid * d + i]);
+				s[i & 15] = fmaf(q[i], k, s[i & 15]);
+			}
+			for (int i = d & 15; i != 0 && i < 16; i++)
+				s[i] = s[i] + 0.0f;
+			for (int step = 8; step > 0; step /= 2)
+				for (int i = 0; i < step; i++)
+					s[i] = s[i] + s[i + step];
+			score = s[0];
+			if (a.cache.int8)
+				score = score * h.k_scale[tid];
+			score = score * a.scale;
+			scores[tid] = score;
+		}
+		__syncthreads();
+		if (tid == 0) {
+			float best = m;
+			for (int i = 0; i < count; i++)
+				best = scores[i] > best ? scores[i] : best;
+			top = best;
+		}
+		__syncthreads();
+		const float c = nc_exp(m - top);
+		m = top;
+		if (tid < count)
+			scores[tid] = nc_exp(score - m);
+		__syncthreads();
+		if (tid < 16) {
+			float s = 0;
+			for (int i = tid; i < count; i += 16)
+				s = s + scores[i];
+			lanes[tid] = s;
+		}
+		__syncthreads();
+		l = fmaf(l, c, nc_tree(lanes));
+		for (int part = 0; part < 4; part++) {
+			const int i = tid + 64 * part;
+			if (i >= d)
+				continue;
+			float v = o[part] * c;
+			for (int j = 0; j < count; j++) {
+				float w = scores[j];
+				if (a.cache.int8) {
+					w = w * h.v_scale[j];
+					v = fmaf(w, (float)((const int8_t *)h.v)[j * d + i], v);
+				} else {
+					v = fmaf(w, nc_half(((const uint16_t *)h.v)[j * d + i]), v);
+				}
+			}
+			o[part] = v;
+		}
+		__syncthreads();
+	}
+	const float inverse = 1.0f / l;
+	for (int part = 0; part < 4; part++) {
+		const int i = tid + 64 * part;
+		if (i < d)
+			a.dst[(query * a.heads + head) * d + i] = o[part] * inverse;
+	}
+}
+
+// -------------------------------------------------------------- feed-forward, head
+
+enum { ReLU2 = 0, ReLU2GLU = 1, SwiGLU = 2 };
+
+struct ActivateArgs {
+	float *dst; // [n]
+	const float *gate, *up;
+	int64_t n;
+	int32_t kind, reserved;
+};
+
+NC_KERNEL(activate, ActivateArgs)
+{
+	const int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x;
+	if (i >= a.n)
+		return;
+	if (a.kind == ReLU2) {
+		const float v = nc_relu(a.up[i]);
+		a.dst[i] = v * v;
+	} else if (a.kind == ReLU2GLU) {
+		const float g = nc_relu(a.gate[i]);
+		a.dst[i] = g * g * a.up[i];
+	} else {
+		const float g = a.gate[i];
+		a.dst[i] = g / (1.0f + nc_exp(-g)) * a.up[i];
+	}
+}
+
+struct HeadArgs {
+	float *logits;         // [tokens][rows]
+	const uint8_t *table;  // [rows] rows
+	const float *x;        // [tokens][cols]: of a table of F32, F16 or BF16
+	const int8_t *q;       // [tokens][stride]: of one of Q8_0
+	const float *scale;    // [tokens]
+	const int32_t *tokens; // [gridDim.y]: which tokens
+	int32_t rows, cols, stride, type;
+	float softcap; // 0: none
+	int32_t reserved;
+};
+
+NC_DEVICE float capped(float z, float c) { return c > 0 ? c * nc_tanh(z / c) : z; }
+
+// Eight rows a block of 128 threads, by gridDim.y tokens; 16 threads go along a row.
+NC_KERNEL(head_float, HeadArgs)
+{
+	const int lane = (int)threadIdx.x % 16;
+	const int64_t row = (int64_t)blockIdx.x * 8 + threadIdx.x / 16;
+	const float *x = a.x + (int64_t)a.tokens[blockIdx.y] * a.cols;
+	const uint8_t *w = a.table + (row < a.rows ? row : 0) * nc_row_bytes(a.type, a.cols);
+	float s = 0;
+	for (int i = lane; i < a.cols; i += 16)
+		s = fmaf(nc_element(a.type, w, i), x[i], s);
+	if (a.cols % 16 != 0 && lane >= a.cols % 16)
+		s = s + 0.0f;
+	for (int m = 8; m > 0; m /= 2)
+		s = s + nc_shuffle_xor(s, m);
+	if (lane == 0 && row < a.rows)
+		a.logits[blockIdx.y * (int64_t)a.rows + row] = capped(s, a.softcap);
+}
+
+// Sixteen rows a block of 128 threads; eight threads go along a row, four columns of a block
+// of 32 each.
+NC_KERNEL(head_q8, HeadArgs)
+{
+	const int lane = (int)threadIdx.x % 8;
+	const int64_t row = (int64_t)blockIdx.x * 16 + threadIdx.x / 8, token = a.tokens[blockIdx.y];
+	const uint32_t *q = (const uint32_t *)(a.q + token * a.stride);
+	const uint16_t *w =
+		(const uint16_t *)(a.table + (row < a.rows ? row : 0) * nc_row_bytes(Q8_0, a.cols));
+	float s = 0;
+	for (int b = 0; b < a.cols / 32; b++) {
+		const uint16_t *block = w + 17 * b; // blocks of 34 bytes: words of 16 bits are aligned
+		const uint32_t bytes = block[1 + 2 * lane] | (uint32_t)block[2 + 2 * lane] << 16;
+		s = fmaf(nc_half(block[0]), (float)nc_dot_signed(bytes, q[8 * b + lane], 0), s);
+	}
+	for (int m = 4; m > 0; m /= 2)
+		s = s + nc_shuffle_xor(s, m);
+	if (lane == 0 && row < a.rows)
+		a.logits[blockIdx.y * (int64_t)a.rows + row] = capped(a.scale[token] * s, a.softcap);
+}

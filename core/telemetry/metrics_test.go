@@ -39,7 +39,7 @@ func fullServing(process bool) *Serving {
 
 // fullTraining is a training's metrics in which every metric has a value.
 func fullTraining(process bool) *Training {
-	t := NewTraining(ServingOptions{Version: "1.2.3", Process: process}, func() int64 { return 3 })
+	t := NewTraining(ServingOptions{Version: "1.2.3", Process: process, Dropped: func() int64 { return 3 }})
 	t.Began("avx2", 4, 100, 4000)
 	v := 0.5
 	t.Stepped(&Step{
@@ -194,7 +194,7 @@ func TestTrainingValues(t *testing.T) {
 		}
 	}
 	// What was not measured has no value, rather than 0.
-	fresh := NewTraining(ServingOptions{}, nil)
+	fresh := NewTraining(ServingOptions{})
 	fresh.Began("k", 0, 10, 0)
 	if text := get(t, fresh.Handler()); strings.Contains(text, "trit_flip_ratio ") || strings.Contains(text, "validation_bpb ") {
 		t.Errorf("values that were never measured:\n%s", text)

@@ -8,11 +8,18 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-func newRegistry(process bool) *prometheus.Registry {
+func newRegistry(o *ServingOptions) *prometheus.Registry {
 	r := prometheus.NewRegistry()
-	if process {
+	if o.Process {
 		r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	}
+	dropped := o.Dropped
+	if dropped == nil {
+		dropped = func() int64 { return 0 }
+	}
+	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "nanochat_telemetry_dropped_total", Help: "Log lines, events and spans that were lost because they could not be written or sent.",
+	}, func() float64 { return float64(dropped()) }))
 	return r
 }
 

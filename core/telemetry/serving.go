@@ -48,11 +48,14 @@ type ServingOptions struct {
 	// Process adds memory, goroutines, garbage collection and file descriptors of the
 	// process.
 	Process bool
+	// Dropped is asked at each scrape how many log lines, events and spans were lost; it
+	// may be nil.
+	Dropped func() int64
 }
 
 // NewServing returns the metrics of a server.
 func NewServing(o ServingOptions) *Serving {
-	r := newRegistry(o.Process)
+	r := newRegistry(&o)
 	s := &Serving{
 		registry: r,
 		requests: counters(r, "nanochat_inference_requests_total", "Requests answered, by endpoint, model and HTTP status.", "endpoint", "model", "code"),

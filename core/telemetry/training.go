@@ -34,10 +34,9 @@ type Training struct {
 	best        float64
 }
 
-// NewTraining returns the metrics of a training. dropped is asked at each scrape how many
-// observations were lost; it may be nil.
-func NewTraining(o ServingOptions, dropped func() int64) *Training {
-	r := newRegistry(o.Process)
+// NewTraining returns the metrics of a training.
+func NewTraining(o ServingOptions) *Training {
+	r := newRegistry(&o)
 	g := func(name, help string) prometheus.Gauge { return gauge(r, "nanochat_train_"+name, help) }
 	c := func(name, help string) prometheus.Counter { return counter(r, "nanochat_train_"+name, help) }
 	later := func(name, help string) *prometheus.GaugeVec { return gauges(r, "nanochat_train_"+name, help) }
@@ -83,12 +82,6 @@ func NewTraining(o ServingOptions, dropped func() int64) *Training {
 	for _, result := range []string{"saved", "failed"} {
 		t.checkpoints.WithLabelValues(result)
 	}
-	if dropped == nil {
-		dropped = func() int64 { return 0 }
-	}
-	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "nanochat_telemetry_dropped_total", Help: "Lines, events and spans that were lost because they could not be written or sent.",
-	}, func() float64 { return float64(dropped()) }))
 	t.version = o.Version
 	return t
 }

@@ -79,7 +79,7 @@ func New(o Options) (*Watch, error) {
 		}
 	}
 	if o.MetricsAddr != "" {
-		w.metrics = telemetry.NewTraining(telemetry.ServingOptions{Version: o.Version, Process: true}, w.Dropped)
+		w.metrics = telemetry.NewTraining(telemetry.ServingOptions{Version: o.Version, Process: true, Dropped: w.Dropped})
 		addr, err := telemetry.Listen(w.ctx, o.MetricsAddr, w.metrics.Handler())
 		if err != nil {
 			w.Close()

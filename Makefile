@@ -90,10 +90,18 @@ python: build setup-python ## the Python package: types and tests
 	cd python && ../.venv/bin/python -m mypy --cache-dir ../build/mypy
 	cd python && ../.venv/bin/python -m pytest -p no:cacheprovider
 
-.PHONY: wheel
-wheel: setup-build setup-python ## the Python package with library and program, in dist/
+.PHONY: wheel sdist
+wheel: setup-build setup-python ## the Python package with library, program and model, in dist/
+	@rm -f dist/*.whl
 	.venv/bin/python -m pip wheel -q --no-deps --no-build-isolation -w dist ./python
 	@ls -l dist/*.whl
+sdist: setup-build setup-python ## the same as sources, which build without Go and a C compiler installed
+	cd python && ../.venv/bin/python -m hatchling build -t sdist -d ../dist
+	@ls -l dist/*.tar.gz
+
+.PHONY: gopy
+gopy: setup-build setup-python ## the optional extension of bindings/gopy for .venv's Python, in build/gopy
+	scripts/build-gopy .venv/bin/python
 
 .PHONY: nocgo
 nocgo: setup-build ## the same on the Go reference kernels, built without cgo

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/term"
 )
@@ -111,7 +112,16 @@ func (c *console) suspend() {
 	c.mu.Lock()
 	c.leave()
 	c.mu.Unlock()
+	// The signal stops this goroutine some time after Kill; without a shell that could
+	// let it go on, the system ignores it.
+	goes := make(chan os.Signal, 1)
+	signal.Notify(goes, syscall.SIGCONT)
 	syscall.Kill(0, syscall.SIGTSTP)
+	select {
+	case <-goes:
+	case <-time.After(300 * time.Millisecond):
+	}
+	signal.Stop(goes)
 	if c.enter() == nil {
 		io.WriteString(c.out, pasteOn)
 		c.mu.Lock()
@@ -167,19 +177,19 @@ func (c *console) pump() {
 // errInterrupt, and with marks for pasted texts.
 func (c *console) Read(p []byte) (int, error) {
 	for len(c.ready) == 0 {
-		if len(c.typed) == 0 {
-			b, ok := <-c.chunks
-			if !ok {
-				c.gone = true
-				return 0, io.EOF
-			}
-			c.typed = b
-		}
-		if !c.inPaste && c.typed[0] == ctrlC {
+		if len(c.typed) > 0 && !c.inPaste && c.typed[0] == ctrlC {
 			c.typed = c.typed[1:]
 			return 0, errInterrupt
 		}
-		c.take()
+		if len(c.typed) > 0 && c.take() {
+			continue
+		}
+		b, ok := <-c.chunks
+		if !ok {
+			c.gone = true
+			return 0, io.EOF
+		}
+		c.typed = append(c.typed, b...)
 	}
 	n := copy(p, c.ready)
 	c.ready = c.ready[n:]
@@ -188,25 +198,24 @@ func (c *console) Read(p []byte) (int, error) {
 }
 
 // take moves what is typed to ready: up to the next Ctrl-C or paste, or to the end
-// of a paste.
-func (c *console) take() {
+// of a paste. It returns false if it has to see more first.
+func (c *console) take() bool {
 	if c.inPaste {
+		from := max(len(c.pasting)-len(pasteEnd), 0) // the mark may come in pieces
 		c.pasting = append(c.pasting, c.typed...)
 		c.typed = nil
-		text, rest, ended := bytes.Cut(c.pasting, []byte(pasteEnd))
-		if !ended {
-			return
+		i := bytes.Index(c.pasting[from:], []byte(pasteEnd))
+		if i < 0 {
+			return false
 		}
-		c.ready = append(c.ready, c.mark(string(text))...)
-		c.typed, c.pasting, c.inPaste = bytes.Clone(rest), nil, false
-		return
+		c.ready = append(c.ready, c.mark(string(c.pasting[:from+i]))...)
+		c.typed = c.pasting[from+i+len(pasteEnd):]
+		c.pasting, c.inPaste = nil, false
+		return true
 	}
 	if rest, ok := bytes.CutPrefix(c.typed, []byte(pasteBegin)); ok {
 		c.typed, c.inPaste = rest, true
-		if len(rest) == 0 {
-			c.typed = nil
-		}
-		return
+		return true
 	}
 	end := len(c.typed)
 	if i := bytes.IndexByte(c.typed, ctrlC); i >= 0 {
@@ -215,8 +224,14 @@ func (c *console) take() {
 	if i := bytes.Index(c.typed[:end], []byte(pasteBegin)); i >= 0 {
 		end = i
 	}
+	for n := len(pasteBegin) - 1; n > 0 && end == len(c.typed); n-- {
+		if bytes.HasSuffix(c.typed, []byte(pasteBegin[:n])) {
+			end -= n
+		}
+	}
 	c.ready = append(c.ready, c.typed[:end]...)
 	c.typed = c.typed[end:]
+	return end > 0
 }
 
 // mark is what stands in the line for a pasted text: itself if it is short and

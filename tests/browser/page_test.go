@@ -231,6 +231,8 @@ func TestKey(t *testing.T) {
 	f := newFake(t, func(f *fake) { f.key = "secret-1" })
 	p := open(t, f.url)
 	p.see("#status", "API key")
+	p.fill("#key", "schlüssel")
+	p.see("#status", "copy it again")
 	p.fill("#key", "wrong")
 	p.see("#status", "API key")
 	p.fill("#key", "secret-1")

@@ -396,3 +396,33 @@ func TestAnswerToAFile(t *testing.T) {
 		t.Errorf("the file holds %q, want %q", b, want)
 	}
 }
+
+// TestCtrlZ gives the terminal back to the shell, and fg the line to the chat.
+func TestCtrlZ(t *testing.T) {
+	shell := exec.Command("bash", "--norc", "--noprofile", "-i")
+	shell.Dir = dir
+	shell.Env = append(command().Env, "TERM=xterm", "PS1=ready$ ", "HISTFILE=")
+	s := start(t, shell)
+	s.wait("ready$ ")
+	s.keys(bin + " chat tiny.gguf -n 4 --no-history\r")
+	s.wait("does not answer it")
+	s.wait("> ")
+	s.keys("let x")
+	s.wait("let x")
+	s.keys("\x1a")
+	s.wait("Stopped")
+	s.wait("ready$ ")
+	s.keys("echo in the sh''ell\r")
+	s.wait("in the shell")
+	s.wait("ready$ ")
+	s.keys("fg\r")
+	s.wait("> ")
+	s.wait("let x")
+	s.keys(" = 1;\r")
+	s.wait("ended after max_tokens, 4")
+	s.wait("> ")
+	s.keys("/quit\r")
+	s.wait("ready$ ")
+	s.keys("exit\r")
+	s.exit()
+}

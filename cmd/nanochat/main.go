@@ -38,7 +38,7 @@ type grammar struct {
 	Rm         rmCmd         `cmd:"" help:"Remove downloaded models."`
 	Info       infoCmd       `cmd:"" help:"Describe a model file."`
 	Inspect    inspectCmd    `cmd:"" help:"Show what became of a model's weights, and how it mixes its streams."`
-	Verify     verifyCmd     `cmd:"" help:"Check a model file completely, checksum included."`
+	Verify     verifyCmd     `cmd:"" help:"Check model files completely, checksums included."`
 	Publish    publishCmd    `cmd:"" help:"Make a folder of a model that is ready to upload."`
 	Init       initCmd       `cmd:"" help:"Create a model with random weights."`
 	Convert    convertCmd    `cmd:"" help:"Convert a model file from or to other programs' forms."`

@@ -27,7 +27,7 @@ type publishCmd struct {
 	Repo      string   `required:"" placeholder:"OWNER/REPO" help:"The repository of the hub that it is for."`
 	Name      string   `placeholder:"NAME" help:"The name of the model (default: the one in the file)."`
 	Revision  string   `default:"1" placeholder:"REVISION" help:"Its revision in an index (default: ${default})."`
-	Licence   string   `placeholder:"SPDX" help:"Its licence, such as MIT or Apache-2.0 (default: the one in the file)."`
+	Licence   string   `aliases:"license" placeholder:"SPDX" help:"Its licence, such as MIT or Apache-2.0 (default: the one in the file)."`
 	URL       []string `name:"url" sep:"none" placeholder:"URL" help:"Another address of the folder, for the index. May be repeated."`
 	Card      string   `placeholder:"FILE" help:"Text of the card, in Markdown, with the pictures that it shows (default: what the file says of itself)."`
 	Tag       []string `sep:"none" placeholder:"TAG" help:"A tag of the card besides those of every model, such as rust. May be repeated."`

@@ -163,7 +163,8 @@ type listCmd struct {
 // Help is the longer help text.
 func (*listCmd) Help() string {
 	return "bundled: came with nanochat. cached: downloaded. partial: a download was interrupted. available: can be downloaded. " +
-		"planned: not published yet. missing: should have come with nanochat. Needs no network."
+		"planned: not published yet. missing: should have come with nanochat. Needs no network. NANOCHAT_INDEX: a file of models that have names, " +
+		"instead of that of this version. NANOCHAT_MODELS: directories of models that came with nanochat."
 }
 
 // Run lists.

@@ -245,6 +245,7 @@ func (s *Server) handle(rt route) http.HandlerFunc {
 				s.answer(rec, v, &apiError{status: http.StatusInternalServerError, kind: typeServer, code: "internal_error",
 					message: "an internal error; the log of the server says more under this request's X-Request-Id"})
 			}
+			rec.close()
 			s.finish(rec, r, v)
 			if rec.status == statusGone {
 				panic(http.ErrAbortHandler) // or net/http would send an empty 200

@@ -255,5 +255,5 @@ func (o *events) finish(_ []*choice, u usage) error {
 			return err
 		}
 	}
-	return o.w.done(o.q.s.limits.Write)
+	return o.w.done()
 }

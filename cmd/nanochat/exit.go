@@ -174,7 +174,7 @@ func classify(err error) (code int, hint string) {
 		return exitFormat, hint
 	case errors.As(err, &input) && !errors.Is(err, syscall.ENOSPC):
 		return dataCode(input), input.Hint
-	case errors.Is(err, syscall.ENOSPC):
+	case errors.Is(err, syscall.ENOSPC) && hint == "":
 		return exitFailure, "free some space, or write to another disk"
 	case (errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)) && hint == "":
 		return exitFailure, "choose a place you may write to, or change its permissions"

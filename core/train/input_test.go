@@ -260,7 +260,7 @@ func TestMemory(t *testing.T) {
 	}
 	fsys := fsx.NewCrash(1)
 	_, err := train(t, settings(t, prepared(t)), fsys, func(o *Options) { o.memory = 1000 })
-	require.ErrorContains(t, err, "bytes of memory and this machine has 1000")
+	require.ErrorContains(t, err, " of memory and this machine has 1000 bytes")
 	require.Contains(t, hintOf(err), "train.micro_rows")
 	require.Empty(t, fsys.Ops())
 }
@@ -293,10 +293,10 @@ func TestRoom(t *testing.T) {
 	const one = 272 * 273 * 4 * 3
 	err := run(one)
 	require.ErrorIs(t, err, syscall.ENOSPC)
-	require.ErrorContains(t, err, "run has 891072 bytes free, and a checkpoint needs 10")
+	require.ErrorContains(t, err, "run has 870.2 KiB free, and a checkpoint needs 1.0 MiB")
 	require.Contains(t, hintOf(err), "--out")
 	require.NoError(t, run(one*2))
-	require.Contains(t, log.String(), "warning: run has 1782144 bytes free, and the 3 checkpoints that the run keeps need 32")
+	require.Contains(t, log.String(), "warning: run has 1.7 MiB free, and the 3 checkpoints that the run keeps need 3.1 MiB")
 	require.NoError(t, run(one*4))
 	require.NotContains(t, log.String(), "warning")
 }

@@ -84,6 +84,20 @@ func (r *run) tell(m *Metrics, line bool) {
 	*v = interval{pace: pace}
 }
 
+// size is a number of bytes for people.
+func size(n int64) string {
+	v, unit := float64(n), "B"
+	for _, u := range []string{"KiB", "MiB", "GiB"} {
+		if v >= 1024 {
+			v, unit = v/1024, u
+		}
+	}
+	if unit == "B" {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	return fmt.Sprintf("%.1f %s", v, unit)
+}
+
 // Left is a time to come, for people: 1h05m, 4m10s, 12s.
 func Left(d time.Duration) string {
 	s := int(d.Round(time.Second).Seconds())

@@ -201,7 +201,7 @@ func (r *run) room() error {
 		return err
 	}
 	if one > free {
-		return &Error{What: fmt.Sprintf("%s has %d bytes free, and a checkpoint needs %d", r.cfg.Train.Out, free, one), Err: syscall.ENOSPC,
+		return &Error{What: fmt.Sprintf("%s has %s free, and a checkpoint needs %s", r.cfg.Train.Out, size(free), size(one)), Err: syscall.ENOSPC,
 			Hint: "free some space, or choose a directory on another disk with --out"}
 	}
 	t := &r.cfg.Train
@@ -210,7 +210,7 @@ func (r *run) room() error {
 		kept = min(int64(r.total/t.CheckpointEvery)+1, int64(t.KeepLast+t.KeepBest+1)) // nothing goes before the next one is safe
 	}
 	if r.resumed == 0 && kept*one > free {
-		r.logf("warning: %s has %d bytes free, and the %d checkpoints that the run keeps need %d", t.Out, free, kept, kept*one)
+		r.logf("warning: %s has %s free, and the %d checkpoints that the run keeps need %s", t.Out, size(free), kept, size(kept*one))
 	}
 	return nil
 }

@@ -159,7 +159,7 @@ func Run(ctx context.Context, cfg *config.Config, o Options) (*Result, error) {
 		return nil, err
 	}
 	if total := need.Total(); r.memory > 0 && total > r.memory {
-		return nil, &Error{What: fmt.Sprintf("the run needs %d bytes of memory and this machine has %d", total, r.memory), Hint: lessMemory}
+		return nil, &Error{What: fmt.Sprintf("the run needs %s of memory and this machine has %s", size(total), size(r.memory)), Hint: lessMemory}
 	}
 	if err := r.build(); err != nil {
 		return nil, err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -36,9 +37,21 @@ class Reply:
 
     def __init__(self, target: int, method: str, args: Any) -> None:
         self.target, self.method, self.args = target, method, args
-        self.here = threading.Event()
         self.message: dict[str, Any] = {}
         self.sent = self.abandoned = False
+        self._latch = threading.Lock()  # of an Event, an interrupt may leave the lock in any state
+        self._latch.acquire()
+
+    def arrive(self, message: dict[str, Any]) -> None:
+        self.message = message
+        with contextlib.suppress(RuntimeError):  # it is there already
+            self._latch.release()
+
+    def wait(self) -> dict[str, Any]:
+        """The answer. An interrupt may end the waiting; it can be done again."""
+        while not self.message:
+            self._latch.acquire(timeout=0.5)
+        return self.message
 
 
 class Connection:
@@ -88,8 +101,10 @@ class Connection:
             except OSError:
                 self._shut = True
             if self._shut:
-                reply.message = {"died": True}
-                reply.here.set()
+                with self._lock:
+                    self._pending.pop(last, None)
+                if not reply.message:
+                    reply.arrive({"died": True})
 
     def _listen(self) -> None:
         while (message := _wire.read(self._socket)) is not None:
@@ -97,16 +112,14 @@ class Connection:
                 reply = self._pending.pop(message["id"], None)
             if reply is None:
                 continue
-            reply.message = message
+            reply.arrive(message)
             if reply.abandoned:
                 self._discard(message)
-            reply.here.set()
         with self._lock:
             self._shut = True
             waiting, self._pending = self._pending, {}
         for reply in waiting.values():
-            reply.message = {"died": True}
-            reply.here.set()
+            reply.arrive({"died": True})
 
     def _discard(self, message: dict[str, Any]) -> None:
         """Closes what an answer that nobody waits for has made."""
@@ -133,8 +146,7 @@ class Connection:
         """The answer to what is posted here. It can be awaited again after an interrupt."""
         if not reply.sent:
             self.post(reply)
-        reply.here.wait()
-        message = reply.message
+        message = reply.wait()
         if "died" in message:
             raise self._died()
         if "error" in message:
@@ -150,7 +162,7 @@ class Connection:
             raise
         except BaseException:  # an interrupt: what the answer makes is not wanted any more
             reply.abandoned = True
-            if reply.here.is_set():
+            if reply.message:
                 self._discard(reply.message)
             raise
 

@@ -219,8 +219,8 @@ def test_ctrl_c_loses_no_token(apart: nanochat.Model, monkeypatch: pytest.Monkey
         while stream._ended is None:
             timer = threading.Timer(0.001, signal.raise_signal, [signal.SIGINT])
             handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-            timer.start()
             try:
+                timer.start()
                 got += [t.id for t in stream if t.id >= 0]
                 timer.join()
             except KeyboardInterrupt:

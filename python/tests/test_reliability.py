@@ -90,7 +90,7 @@ WORKS = {
     "generate_batch": 'def work(): model.generate(["fn", "struct", "impl"], max_tokens=None, ignore_end=True)',
     "stream": STREAM,
     "chat": CHAT,
-    "logits": 'def work(): model.logits("fn main")',
+    "logits": 'def work(): model.logits("fn main")\nwork()  # an import of NumPy may swallow an interrupt',
 }
 TRAIN = """
 run = {"train.out": sys.argv[4], "train.steps": 10**6, "train.eval_every": 0, "train.checkpoint_every": 0}

@@ -70,7 +70,6 @@ func (c *chatCmd) Run(a *app) error {
 	if err != nil {
 		return flagNames(err)
 	}
-	defer m.Close()
 	info := m.Info()
 	if info.Name != "" {
 		name = info.Name
@@ -79,7 +78,7 @@ func (c *chatCmd) Run(a *app) error {
 		model: m, session: m.NewSession(), name: name, system: c.System, positions: positions(m, c.Context),
 		template: c.Template, base: c.Template == "plain" || c.Template == "" && info.ChatTemplate == "",
 	}
-	defer talk.session.Close()
+	defer talk.close()
 	if err := c.settings(talk); err != nil {
 		return flagNames(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/architehc/nanochat/core/chat"
 	"github.com/architehc/nanochat/core/infer"
@@ -38,6 +39,10 @@ type conversation struct {
 	ids  []int32  // what the model has before it: the last prompt and its answer
 	stop []string // of the last prompt
 	cut  bool     // the last answer can go on
+
+	// ending, if not nil, is closed when the stream that was stopped last has ended: a
+	// step of a large model takes seconds, and nobody waits for it after Ctrl-C.
+	ending chan struct{}
 }
 
 // settings choose the text.
@@ -189,11 +194,25 @@ func (c *conversation) more(ctx context.Context, emit func(string) error) (reply
 
 // run reads one stream to its end.
 func (c *conversation) run(ctx context.Context, ids []int32, stop []string, emit func(string) error) (r reply, err error) {
+	if c.ending != nil {
+		select {
+		case <-c.ending:
+		case <-ctx.Done():
+			return reply{}, ctx.Err()
+		}
+	}
 	s, err := c.session.Generate(ctx, chat.Request{IDs: ids, Stop: stop, MaxTokens: c.set.maxTokens, Sample: c.set.sample})
 	if err != nil {
 		return reply{}, err
 	}
-	defer s.Close()
+	ended := make(chan struct{})
+	c.ending = ended
+	defer func() {
+		go func() {
+			defer close(ended)
+			s.Close()
+		}()
+	}()
 	var text strings.Builder
 	for err == nil {
 		var p chat.Piece
@@ -221,8 +240,25 @@ func (c *conversation) run(ctx context.Context, ids []int32, stop []string, emit
 
 // reset forgets everything but the settings and the system message.
 func (c *conversation) reset() error {
+	if c.ending != nil {
+		<-c.ending
+	}
 	c.messages, c.ids, c.stop, c.cut = nil, nil, nil, false
 	return c.session.Truncate(0)
+}
+
+// close frees the model, but does not keep the program waiting for a step.
+func (c *conversation) close() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.session.Close()
+		c.model.Close()
+	}()
+	select {
+	case <-done:
+	case <-time.After(grace):
+	}
 }
 
 // saved is the form of /save and /load.

@@ -113,7 +113,9 @@ func TestRealServer(t *testing.T) {
 
 	// Chat works with any model; errors of the server are shown as it says them.
 	p.see("#model option", "nano-5m-rust")
+	p.click("#new")
 	p.click("#mode-chat")
+	p.see("#empty", "has not learnt to answer")
 	p.keys("#input", injection+enter)
 	p.see("article.assistant .tools", "tokens")
 	if got := p.text("article.user .body"); got != injection {

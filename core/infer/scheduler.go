@@ -294,6 +294,8 @@ func (e *Engine) plan() bool {
 	}
 	if decoding > 0 {
 		budget = min(budget, e.pace.quota())
+	} else {
+		budget = min(budget, e.pace.most())
 	}
 	e.prefill = 0
 	rows := e.rows

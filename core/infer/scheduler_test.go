@@ -59,15 +59,31 @@ func TestAnswersFlowWhilePromptsAreRead(t *testing.T) {
 func TestPace(t *testing.T) {
 	p := pace{stall: 3}
 	require.Equal(t, 8, p.quota(), "nothing known yet")
+	require.Equal(t, 32, p.most(), "nothing known yet")
 	for range 50 {
 		p.learn(8, 0, 2*time.Millisecond)
 		p.learn(0, 200, 40*time.Millisecond) // 0.2 ms a token
 	}
 	require.InDelta(t, 20, p.quota(), 1, "2 more times 2 ms")
+	require.InDelta(t, 750, p.most(), 1, "150 ms")
+	p.learn(8, 0, time.Second)
+	p.learn(0, 200, 40*time.Second)
+	require.InDelta(t, 25*2.0/2.5, p.quota(), 6, "chance moves little")
+	for range 50 {
+		p.learn(8, 0, 2*time.Millisecond)
+		p.learn(0, 200, 40*time.Millisecond)
+	}
+	p.learn(0, 1, 20*time.Millisecond)
+	require.Greater(t, p.most(), 700, "one token says little")
 	for range 50 {
 		p.learn(8, 10, 12*time.Millisecond) // they cost 1 ms a token beside answers
 	}
+	require.InDelta(t, 8, p.quota(), 2)
+	for range 100 {
+		p.learn(0, 32, time.Second)
+	}
 	require.Equal(t, 8, p.quota(), "the floor")
+	require.Equal(t, 16, p.most(), "the floor")
 }
 
 func TestPrefixReuse(t *testing.T) {

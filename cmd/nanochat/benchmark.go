@@ -42,7 +42,9 @@ type benchmarkCmd struct {
 // Help is the longer help text.
 func (*benchmarkCmd) Help() string {
 	return "Every number is a median, with the smallest and the largest beside it. Other programs on the machine " +
-		"disturb measurements; the report says how much of it they used."
+		"disturb measurements; the report says how much of it they used. " +
+		"With --server the latencies of requests that arrive at a rate count from when they were due, so that a server that " +
+		"stalls is charged for everybody who would have come meanwhile."
 }
 
 // Run measures what was asked for, one part after the other.

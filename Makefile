@@ -18,7 +18,7 @@ export NANOCHAT_PYTHON := $(CURDIR)/.venv/bin/python
 export NANOCHAT_PROMTOOL := $(CURDIR)/build/tools/promtool
 
 # Packages with goroutines of their own, for the race detector.
-RACE := ./capi ./core/chat ./core/load ./core/infer/... ./core/internal/... ./core/gguf ./core/model \
+RACE := ./capi ./core/chat ./core/server ./core/load ./core/infer/... ./core/internal/... ./core/gguf ./core/model \
 	./core/tokenizer ./core/data ./core/optim ./core/eval ./core/zoo ./kernels/team ./kernels/tune ./kernels/numa
 # Of core/train, what is arithmetic of one network for a minute.
 RACE_SKIP := TestExportedModelIsTheTrainers|TestResume$$|TestPowerLoss|TestInitFrom
@@ -82,7 +82,7 @@ lint: setup-lint ## gofmt, vet, staticcheck, clang-format, ruff
 	@scripts/lint
 
 .PHONY: unit
-unit: build setup-python setup-promtool setup-browser ## all Go tests, with the Python references where a test has one
+unit: build setup-python setup-promtool setup-nginx setup-browser ## all Go tests, with the Python references where a test has one
 	go test ./...
 
 .PHONY: python
@@ -142,15 +142,17 @@ reliability: setup-build ## kill 20 trainings and more; writes the table of docs
 	@scripts/reliability
 
 ##@ Set up
-.PHONY: setup setup-build setup-python setup-lint setup-promtool setup-browser
+.PHONY: setup setup-build setup-python setup-lint setup-promtool setup-nginx setup-browser
 setup: ## find or install everything the tests use
-	@scripts/setup go cc python lint arm64 promtool browser
+	@scripts/setup go cc python lint arm64 promtool nginx browser
 setup-build:
 	@scripts/setup go cc
 setup-python:
 	@scripts/setup python
 setup-promtool:
 	@scripts/setup promtool
+setup-nginx:
+	@scripts/setup nginx
 setup-lint:
 	@scripts/setup go cc python lint
 setup-browser:

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/architehc/nanochat/core/internal/clock"
 	"github.com/architehc/nanochat/core/internal/fsx"
 	"github.com/architehc/nanochat/core/optim"
 )
@@ -183,4 +184,18 @@ func TestSample(t *testing.T) {
 	require.Equal(t, text, again)
 	_, err = r.sample(strings.Repeat("x", 100), 8) // longer than the context
 	require.Error(t, err)
+}
+
+// BenchmarkBoard is what a step costs besides the training to be in TensorBoard.
+func BenchmarkBoard(b *testing.B) {
+	r := &run{cfg: settings(b, prepared(b)), fs: fsx.OS(), clock: clock.System()}
+	r.cfg.Telemetry.TensorBoardDir = b.TempDir()
+	board, v := newBoard(r), Number(0.5)
+	m := &Metrics{Loss: 3, FlipRate: &v, ZeroFraction: &v, Cosine: &v, Norms: map[string]Number{"matrix": 1, "head": 1, "embedding": 1, "scalar": 1, "mhc": 1}}
+	for b.Loop() {
+		m.Step++
+		board.Stepped(m, nil)
+	}
+	board.Ended(nil, nil)
+	b.ReportMetric(float64(board.Dropped()), "dropped")
 }

@@ -21,9 +21,11 @@
 //
 //	config.toml      every key of the configuration, as it was understood
 //	metrics.jsonl    one line for each step; see Metrics
+//	tensorboard/     the same and more, for TensorBoard; see core/telemetry/events
 //	checkpoints/     see core/checkpoint
 //	best.gguf        the model of the best evaluation
 //	model.gguf       the model at the end
+//	run_id           the name of the run in logs and traces, if there are any
 //	.lock            held by the process that writes here
 //	diverged/        the state of a run that was stopped because it diverged
 package train

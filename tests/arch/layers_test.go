@@ -52,7 +52,7 @@ var layers = map[string]row{
 	"cmd/nanochat":             {8, []string{"github.com/alecthomas/kong", "golang.org/x/term", "golang.org/x/sys"}},
 	"tests/abi":                {9, nil},
 	"tests/arch":               {9, nil},
-	"tests/browser":     {9, nil},
+	"tests/browser":            {9, nil},
 	"tests/c":                  {9, nil},
 	"tests/crash":              {9, nil},
 	"tests/e2e":                {9, []string{"golang.org/x/sys"}},

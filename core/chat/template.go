@@ -30,6 +30,8 @@ type template struct {
 	// marks are in the Jinja template of such a model, spaces and line ends left out;
 	// none of foreign is.
 	marks, foreign []string
+	// instead is in the Jinja template that files of such a model have by mistake.
+	instead string
 	// tokens must be special tokens of the vocabulary; ends of them end an answer.
 	tokens, ends []string
 	// roles are the tokens that the format needs besides.
@@ -47,7 +49,8 @@ func templates() []template {
 		{name: "plain", write: writePlain},
 		{
 			name: "bitnet", marks: []string{"|capitalize", "<|eot_id|>"}, foreign: []string{"<|start_header_id|>"},
-			tokens: []string{"<|eot_id|>"}, ends: []string{"<|eot_id|>"}, write: writeBitNet,
+			instead: "BITNETAssistant:", // microsoft/bitnet-b1.58-2B-4T-gguf, where the converter put a placeholder
+			tokens:  []string{"<|eot_id|>"}, ends: []string{"<|eot_id|>"}, write: writeBitNet,
 		},
 		{
 			name: "chatml", marks: []string{"<|im_start|>", "<|im_end|>"}, foreign: []string{"<|im_sep|>", "|capitalize"},
@@ -114,6 +117,9 @@ func ownTemplate(name, jinja string) (t *template, foreign bool) {
 	text = strings.NewReplacer(`\n`, "", `"`, "'").Replace(text)
 	has := func(mark string) bool { return strings.Contains(text, mark) }
 	for _, t := range templates() {
+		if t.instead != "" && has(t.instead) {
+			return &t, false
+		}
 		found := len(t.marks) > 0
 		for _, m := range t.marks {
 			found = found && has(m)

@@ -201,6 +201,9 @@ func TestTemplatesThatAreNotKnown(t *testing.T) {
 		_, _, err = m.ChatPrompt(conversation, "plain")
 		require.NoError(t, err)
 	}
+	placeholder, _ := ownTemplate("", "{% for message in messages %}{% if message['role'] == 'user' %}{{ 'Human: ' + message['content'] + '\n\nBITNETAssistant: ' + eos_token }}{% endif %}{% endfor %}")
+	require.NotNil(t, placeholder)
+	require.Equal(t, "bitnet", placeholder.name)
 	_, foreign := ownTemplate("no such", "")
 	require.True(t, foreign)
 

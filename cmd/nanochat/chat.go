@@ -66,7 +66,9 @@ func (c *chatCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	a.note("loading " + name)
 	m, err := chat.Open(a.ctx, c.Model, o)
+	a.noteDone()
 	if err != nil {
 		return flagNames(err)
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/model"
@@ -71,7 +70,7 @@ func (c *convertCmd) export(f *gguf.File, m *model.Model) error {
 	if err != nil {
 		return err
 	}
-	meta, err := ggufMeta(tok.Metadata(tokenizer.MetadataOptions{ForLlamaCPP: true}))
+	meta, err := gguf.Collect(tok.Pairs(tokenizer.MetadataOptions{ForLlamaCPP: true}))
 	if err != nil {
 		return err
 	}
@@ -83,17 +82,4 @@ func (c *convertCmd) export(f *gguf.File, m *model.Model) error {
 		return &hinted{err, hint}
 	}
 	return nil
-}
-
-// ggufMeta is a tokenizer's metadata as the file format wants it.
-func ggufMeta(kvs []tokenizer.KV) ([]gguf.KV, error) {
-	var meta []gguf.KV
-	for _, kv := range kvs {
-		v, err := gguf.ValueOf(kv.Value)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", kv.Key, err)
-		}
-		meta = append(meta, gguf.KV{Key: kv.Key, Value: v})
-	}
-	return meta, nil
 }

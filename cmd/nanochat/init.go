@@ -106,7 +106,7 @@ func (c *initCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	meta, err := ggufMeta(tok.Metadata(tokenizer.MetadataOptions{}))
+	meta, err := gguf.Collect(tok.Pairs(tokenizer.MetadataOptions{}))
 	if err != nil {
 		return err
 	}

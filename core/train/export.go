@@ -38,13 +38,9 @@ func (r *run) export(name string) error {
 
 // provenance is the metadata of the model file that is not the network's.
 func (r *run) provenance() ([]gguf.KV, error) {
-	var kvs []gguf.KV
-	for _, kv := range r.tok.Metadata(tokenizer.MetadataOptions{}) {
-		v, err := gguf.ValueOf(kv.Value)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", kv.Key, err)
-		}
-		kvs = append(kvs, gguf.KV{Key: kv.Key, Value: v})
+	kvs, err := gguf.Collect(r.tok.Pairs(tokenizer.MetadataOptions{}))
+	if err != nil {
+		return nil, err
 	}
 	put := func(key string, v gguf.Value) { kvs = append(kvs, gguf.KV{Key: key, Value: v}) }
 	text := func(key, v string) {

@@ -211,3 +211,29 @@ func TestAloneAndInAnyBatch(t *testing.T) {
 			n, n, st.Generated, st.Steps)
 	}
 }
+
+// TestStepsOfASlowModelAreShort: a prompt is read in steps after which a cancellation is
+// soon noticed, however slow the model is.
+func TestStepsOfASlowModelAreShort(t *testing.T) {
+	f := newFake(97, 2000, 100)
+	f.setFail(func(b *batch) error {
+		time.Sleep(time.Duration(len(b.tokens)) * 2 * time.Millisecond)
+		return nil
+	})
+	e := engine(t, f, Options{})
+	read(t, generate(t, e, Request{Prompt: prompt(300, 1), MaxTokens: 1}), -1)
+	for i, s := range f.shapes() {
+		require.LessOrEqual(t, s.prefill, 75, "step %d", i) // 150 ms
+		require.Positive(t, s.prefill)
+	}
+	require.Equal(t, 32, f.shapes()[0].prefill)
+
+	s := generate(t, e, Request{Prompt: prompt(1500, 2)})
+	for e.Stats().Running == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(20 * time.Millisecond)
+	began := time.Now()
+	s.Close()
+	require.Less(t, time.Since(began), time.Second, "0.2 s, and a busy machine's share")
+}

@@ -66,6 +66,12 @@ func run(t testing.TB, m *Model, workers int, kv kernels.KVType, ids []int32, si
 	require.NoError(t, err)
 	p, err := NewPool(m, len(ids)/kernels.PageLen+1, kv)
 	require.NoError(t, err)
+	return steps(t, m, w, p, ids, sizes...)
+}
+
+// steps is run with memory that is there.
+func steps(t testing.TB, m *Model, w *Work, p *Pool, ids []int32, sizes ...int) [][]float32 {
+	t.Helper()
 	seq := &Seq{}
 	var out [][]float32
 	for i := 0; len(ids) > 0; i++ {

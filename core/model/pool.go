@@ -22,7 +22,8 @@ type Pool struct {
 	pageBytes  int
 	layerBytes int
 	refs       []int32
-	free       []int32 // stack of pages whose count is 0
+	free       []int32  // stack of pages whose count is 0
+	gpu        *gpuSlab // the memory if it is that of a device; then slab is nil
 }
 
 // PageBytes is the size of one page of a pool of m.
@@ -44,19 +45,25 @@ func NewPool(m *Model, pages int, t kernels.KVType) (*Pool, error) {
 }
 
 func newPool(pages, size, layerBytes int, t kernels.KVType) (*Pool, error) {
-	if pages < 1 || pages > maxPool/size {
-		return nil, fmt.Errorf("model: a KV pool of %d pages of %d bytes: want 1 to %d pages", pages, size, maxPool/size)
+	p, err := emptyPool(pages, size, layerBytes, t)
+	if err != nil {
+		return nil, err
 	}
 	memory, err := numa.Alloc(pages*size, numa.Any, true)
 	if err != nil {
 		return nil, fmt.Errorf("model: a KV pool of %d bytes: %w", pages*size, err)
 	}
-	p := &Pool{
-		kind: t, pageBytes: size, layerBytes: layerBytes,
-		slab: memory.Bytes(),
-		refs: make([]int32, pages), free: make([]int32, pages),
-	}
+	p.slab = memory.Bytes()
 	runtime.AddCleanup(p, func(memory *numa.Memory) { _ = memory.Free() }, memory)
+	return p, nil
+}
+
+// emptyPool is a pool without its memory.
+func emptyPool(pages, size, layerBytes int, t kernels.KVType) (*Pool, error) {
+	if pages < 1 || pages > maxPool/size {
+		return nil, fmt.Errorf("model: a KV pool of %d pages of %d bytes: want 1 to %d pages", pages, size, maxPool/size)
+	}
+	p := &Pool{kind: t, pageBytes: size, layerBytes: layerBytes, refs: make([]int32, pages), free: make([]int32, pages)}
 	for i := range p.free {
 		p.free[i] = int32(pages - 1 - i)
 	}
@@ -70,7 +77,7 @@ func (p *Pool) Pages() int { return len(p.refs) }
 func (p *Pool) Free() int { return len(p.free) }
 
 // Bytes is the size of the pool's memory.
-func (p *Pool) Bytes() int64 { return int64(len(p.slab)) }
+func (p *Pool) Bytes() int64 { return int64(len(p.refs)) * int64(p.pageBytes) }
 
 // Alloc takes a free page and gives it the count 1.
 func (p *Pool) Alloc() (int32, error) {
@@ -96,6 +103,10 @@ func (p *Pool) Release(id int32) {
 // Copy makes page dst hold what page src does, of all positions and layers, so that a
 // sequence can go on from the middle of a page that is shared. Both are in use.
 func (p *Pool) Copy(dst, src int32) {
+	if p.gpu != nil {
+		p.gpu.copyPage(dst, src, p.pageBytes)
+		return
+	}
 	copy(p.slab[int(dst)*p.pageBytes:][:p.pageBytes], p.slab[int(src)*p.pageBytes:])
 }
 

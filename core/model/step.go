@@ -70,10 +70,18 @@ func (m *Model) Forward(w *Work, p *Pool, s *Step) error {
 	if p.pageBytes != PageBytes(m, p.kind) || p.layerBytes*m.cfg.Layers != p.pageBytes {
 		return fmt.Errorf("model: the KV pool was made for another model")
 	}
+	if (w.gpu == nil) != (p.gpu == nil) || w.gpu != nil && w.gpu.g != p.gpu.g {
+		return fmt.Errorf("model: the Work and the KV pool are not on the same device")
+	}
 	if err := w.plan(p, s); err != nil {
 		return err
 	}
-	err := w.team.Run(w.body)
+	var err error
+	if w.gpu != nil {
+		err = w.gpu.run(w)
+	} else {
+		err = w.team.Run(w.body)
+	}
 	w.pool = nil
 	if err != nil {
 		w.want, w.logitRows, w.seqs = 0, 0, w.seqs[:0]
@@ -89,6 +97,7 @@ func (m *Model) Forward(w *Work, p *Pool, s *Step) error {
 func (w *Work) plan(p *Pool, s *Step) error {
 	c := &w.m.cfg
 	w.tokens, w.seqs, w.want, w.logitRows, w.blocks = 0, w.seqs[:0], 0, 0, w.blocks[:0]
+	w.hidden = false
 	if len(s.Tokens) < 1 || len(s.Tokens) > w.maxTokens {
 		return fmt.Errorf("model: a step of %d tokens: this Work takes 1 to %d", len(s.Tokens), w.maxTokens)
 	}
@@ -114,7 +123,7 @@ func (w *Work) plan(p *Pool, s *Step) error {
 		}
 		rows := sp.want
 		if q.Hidden {
-			sp.want = q.N
+			sp.want, w.hidden = q.N, true
 		}
 		if b := (block{want + sp.want - rows, rows}); rows == 0 {
 		} else if last := len(w.blocks) - 1; last >= 0 && w.blocks[last].first+w.blocks[last].n == b.first {

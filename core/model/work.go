@@ -30,6 +30,7 @@ type Work struct {
 	ids    []int32 // [tokens]
 	pos    []int32 // [tokens]
 	want   int
+	hidden bool    // whether some sequence asked for what stands in front of the head
 	rows   []int32 // [want], the tokens that go through the whole network, ascending
 
 	results
@@ -39,7 +40,8 @@ type Work struct {
 
 	shared  lane
 	workers []worker
-	tape    *tape // of a Trainer's forward, else nil
+	tape    *tape    // of a Trainer's forward, else nil
+	gpu     *gpuWork // if the steps are computed on a device, else nil
 }
 
 // results are what projections, attention and activation leave, [tokens][...]:
@@ -228,7 +230,10 @@ func (w *Work) Logits(i int) []float32 {
 // must not be written to.
 func (w *Work) Hidden(seq, i int) []float32 {
 	final := w.shared.final
-	if w.want <= fewTokens {
+	switch {
+	case w.gpu != nil:
+		final = w.gpu.hidden
+	case w.want <= fewTokens:
 		final = w.workers[0].own.final
 	}
 	return row(final, w.seqs[seq].out+i, w.m.cfg.Dim)

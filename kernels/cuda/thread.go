@@ -15,7 +15,7 @@ type Thread struct {
 	stream  handle
 	modules []handle
 	pool    pool
-	ops     *Ops // nil until they are loaded
+	ops     *Ops             // nil until they are loaded
 	host    []unsafe.Pointer // pinned memory
 }
 

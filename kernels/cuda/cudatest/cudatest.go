@@ -58,7 +58,7 @@ func BuildKernel(out, source string) error {
 	if err != nil {
 		return err
 	}
-	return compile(out, "g++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-ffp-contract=off",
+	return compile(out, "g++", "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-Wno-maybe-uninitialized", "-ffp-contract=off",
 		"-I"+filepath.Join(home, "src"), "-x", "c++", source)
 }
 

@@ -58,6 +58,14 @@ func (r *Report) points() []point {
 			point{"load " + at, "ms", m.LoadSpread, true},
 			point{"resident memory " + at, "MiB", Spread{Median: round(float64(m.RSS) / (1 << 20))}, true})
 	}
+	if s := r.Together; s != nil {
+		at := fmt.Sprintf("%s, %d threads", s.Name, s.Threads)
+		ps = append(ps,
+			point{fmt.Sprintf("%d streams %s", s.Streams, at), "tok/s", s.All, false},
+			point{fmt.Sprintf("%d streams against one %s", s.Streams, at), "times", s.Ratio, false},
+			point{fmt.Sprintf("first token beside %d streams %s", s.Writing, at), "ms", s.TTFT, true},
+			point{fmt.Sprintf("largest gap beside a prompt %s", at), "medians", s.Gap, true})
+	}
 	return ps
 }
 

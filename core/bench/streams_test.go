@@ -37,6 +37,16 @@ func TestStreams(t *testing.T) {
 	require.NoError(t, (&Report{Together: r}).Text(&text))
 	require.Contains(t, text.String(), "largest gap")
 
+	report := &Report{Together: r}
+	require.Len(t, Compare(report, report), 4)
+	require.Empty(t, report.Targets())
+	wanted := *r
+	wanted.Name, wanted.Streams, wanted.Ratio.Median, wanted.Gap.Median = "nano-125m", 16, 2.5, 4.1
+	ts := (&Report{Together: &wanted}).Targets()
+	require.Len(t, ts, 2)
+	require.True(t, ts[0].Reached)
+	require.False(t, ts[1].Reached)
+
 	o.Streams = 1
 	_, err = MeasureStreams(t.Context(), o)
 	require.ErrorContains(t, err, "1 streams")

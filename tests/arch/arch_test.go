@@ -135,6 +135,8 @@ func importFault(s source, r row, p string) string {
 			return own + " has no row in the layer table"
 		case own == s.dir:
 			return "" // an external test package imports its own
+		case strings.HasPrefix(own, s.dir+"/") && s.test && strings.HasSuffix(own, "test"):
+			return "" // and the helpers of its tests
 		case strings.HasPrefix(own, "cmd/") || strings.HasPrefix(own, "capi/"):
 			return own + " is a program; nothing imports it"
 		case to.layer >= r.layer:

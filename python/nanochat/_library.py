@@ -260,6 +260,8 @@ def raise_status(status: int, message: str, hint: str) -> None:
 
 def candidates() -> list[str]:
     """Where the library may be: NANOCHAT_LIBRARY, this package, the source tree, the system."""
+    if extension := sys.modules.get("nanochat_gopy._introspect"):  # it has the interface; one Go runtime per process
+        return [str(extension.__file__)]
     if named := os.environ.get("NANOCHAT_LIBRARY"):
         return [named]
     here = Path(__file__).resolve().parent

@@ -16,6 +16,8 @@ from types import ModuleType
 import pytest
 from conftest import ROOT
 
+pytest.importorskip("hatchling")
+
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:

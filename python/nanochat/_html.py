@@ -129,10 +129,10 @@ def model(info: ModelInfo, closed: bool) -> str:
 
 def bar(fraction: float, line: str) -> str:
     """A bar with a line of text below."""
+    inner = f"background:#c2601a;height:8px;border-radius:4px;width:{100 * fraction:.1f}%"
+    outer = "background:rgba(128,128,128,.2);height:8px;border-radius:4px;max-width:640px"
     return (
-        '<div style="max-width:480px;text-align:left">'
-        '<div style="background:rgba(128,128,128,.2);height:8px;border-radius:4px">'
-        f'<div style="background:#c2601a;height:8px;border-radius:4px;width:{100 * fraction:.1f}%"></div></div>'
+        f'<div style="text-align:left"><div style="{outer}"><div style="{inner}"></div></div>'
         f'<div style="{_SMALL}">{escape(line)}</div></div>'
     )
 
@@ -141,7 +141,15 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table with a head; everything is escaped."""
     cell = "text-align:left;padding:3px 14px 3px 0;vertical-align:top"
     top = "".join(f'<th style="{cell}">{escape(h)}</th>' for h in head)
-    body = "".join("<tr>" + "".join(f'<td style="{cell}">{escape(str(v))}</td>' for v in r) + "</tr>" for r in rows)
+    short = "white-space:nowrap;" + cell  # all but the last column
+    body = ""
+    for row in rows:
+        styles = [short] * (len(row) - 1) + [cell]
+        body += (
+            "<tr>"
+            + "".join(f'<td style="{s}">{escape(str(v))}</td>' for s, v in zip(styles, row, strict=True))
+            + "</tr>"
+        )
     style = "border-collapse:collapse;font-size:13px"
     return f'<table style="{style}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
 

@@ -258,7 +258,7 @@ class TrainingRun:
             parts += [f"{r.tokens_per_second:,.0f} tok/s", f"{_display.duration(self._left)} left"]
         else:
             parts.append(f"{self.state} after {_display.duration(self._end - self._begin)}")
-        return "  ".join(parts)
+        return " · ".join(parts)
 
     def __enter__(self) -> Self:
         return self

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nanochat import _jobs
-from nanochat._display import reporter
+from nanochat._display import reporter, size
 from nanochat._model import Model
 from nanochat._options import uint32
 from nanochat._types import Progress, ZooEntry
@@ -242,12 +242,17 @@ class ModelZoo:
 
 
 class ModelList(list[ZooEntry]):
-    """Entries of the zoo; a table in a notebook."""
+    """Entries of the zoo; shown as a table."""
 
     def _repr_html_(self) -> str:
         from nanochat import _html
 
         return _html.zoo(self)
+
+    def __repr__(self) -> str:
+        wide = max((len(e.name) for e in self), default=0)
+        lines = [f"{e.name:{wide}}  {e.state:9}  {size(e.size) if e.size else '':>8}  {e.description}" for e in self]
+        return "\n".join(lines) or "[]"
 
 
 def entry(m: Mapping[str, Any]) -> ZooEntry:

@@ -88,7 +88,12 @@ unit: build setup-python setup-promtool setup-nginx setup-browser ## all Go test
 .PHONY: python
 python: build setup-python ## the Python package: types and tests
 	cd python && ../.venv/bin/python -m mypy --cache-dir ../build/mypy
+	cd python && ../.venv/bin/pyright
 	cd python && ../.venv/bin/python -m pytest -p no:cacheprovider
+
+.PHONY: python-matrix
+python-matrix: build ## the tests of the Python package on every Python 3.10 to 3.13 found
+	scripts/python-matrix
 
 .PHONY: wheel sdist
 wheel: setup-build setup-python ## the Python package with library, program and model, in dist/

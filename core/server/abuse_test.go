@@ -22,15 +22,21 @@ import (
 	"github.com/architehc/nanochat/core/telemetry"
 )
 
-// long says that the tests run with the figures of docs/RELIABILITY.md.
-var long = os.Getenv("NANOCHAT_LONG") != ""
-
-// pick is a figure of the short tests or of the long ones.
+// pick is a figure of the short tests, or with NANOCHAT_LONG of those whose figures are
+// in docs/RELIABILITY.md.
 func pick[T any](short, full T) T {
-	if long {
+	if os.Getenv("NANOCHAT_LONG") != "" {
 		return full
 	}
 	return short
+}
+
+// fewer is n, or a quarter of it under the race detector.
+func fewer(n int) int {
+	if race {
+		return n / 4
+	}
+	return n
 }
 
 // resident is the memory of this process in MiB, after a collection.
@@ -137,36 +143,42 @@ func TestSlowHeaders(t *testing.T) {
 	t.Logf("RELIABILITY | %d connections that send their header a byte at a time: closed; others are served | after %.1f s; slowest other answer %d ms | `core/server TestSlowHeaders` |", n, took.Seconds(), worst.Milliseconds())
 }
 
-// TestSlowReaders: clients that stop reading are closed and free their places.
+// TestSlowReaders: clients that stop reading lend their places to others, are closed
+// in time and free what they held.
 func TestSlowReaders(t *testing.T) {
 	limit := pick(300*time.Millisecond, 10*time.Second)
-	f := serve(t, Options{Parallel: 8, Queue: 200, Limits: Limits{Write: limit}}, nil)
-	normal := f.baseline(t)
+	n := fewer(pick(20, 100))
+	f := serve(t, Options{Parallel: 8, Queue: 8 * n, Limits: Limits{Write: limit}}, nil)
 	f.ln.small.Store(true)
-	n := pick(20, 100)
+	normal := f.baseline(t)
 	// Log probabilities make answers larger than what the sockets hold.
 	body := `{"prompt":"a","max_tokens":120,"ignore_eos":true,"stream":true,"n":8,"logprobs":20}`
 	begin := time.Now()
+	from := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}} // other clients than the one below
 	for range n {
-		c := f.dial(t, "")
+		c, err := from.Dial("tcp", f.addr)
+		if err != nil {
+			t.Skip("127.0.0.2 is not of this machine")
+		}
+		t.Cleanup(func() { c.Close() })
 		require.NoError(t, c.(*net.TCPConn).SetReadBuffer(2048))
-		_, err := io.WriteString(c, request("/v1/completions", body))
+		_, err = io.WriteString(c, request("/v1/completions", body))
 		require.NoError(t, err)
 	}
-	eventually(t, func() bool { return f.requests.Load() > 0 }, "they arrived")
-	got := f.ok(t, "/v1/completions", `{"prompt":"a","max_tokens":4}`)
-	require.NotEmpty(t, got)
-	http.DefaultClient.CloseIdleConnections()
-	f.free(t, normal+2, time.Duration(n)*limit)
+	eventually(t, func() bool { return f.requests.Load() == int64(n) }, "they arrived")
+	at := time.Now()
+	f.ok(t, "/v1/completions", `{"prompt":"a","max_tokens":4}`)
+	other := time.Since(at)
+	f.free(t, normal+2, 4*limit+time.Duration(n)*50*time.Millisecond)
 	took := time.Since(begin)
-	t.Logf("RELIABILITY | %d clients that ask for 8 answers each and never read: closed, places free | after %.1f s, with %v for a write | `core/server TestSlowReaders` |", n, took.Seconds(), limit)
+	t.Logf("RELIABILITY | %d clients that ask for 8 answers each and never read, %v for a write: others are served, places free | another answer in %d ms; all closed after %.1f s | `core/server TestSlowReaders` |", n, limit, other.Milliseconds(), took.Seconds())
 }
 
 // TestDisconnects: clients that leave in the middle of an answer free their place at once.
 func TestDisconnects(t *testing.T) {
 	f := serve(t, Options{Parallel: 16, Queue: 2000}, nil)
 	normal := f.baseline(t)
-	n := pick(200, 1000)
+	n := fewer(pick(200, 1000))
 	var wg sync.WaitGroup
 	lost := atomic.Int64{}
 	for i := range n {
@@ -192,7 +204,9 @@ func TestDisconnects(t *testing.T) {
 	}
 	wg.Wait()
 	took := f.free(t, normal+2, 10*time.Second)
-	require.Less(t, took, time.Second, "places and goroutines are free within a second")
+	if !race {
+		require.Less(t, took, time.Second, "places and goroutines are free within a second")
+	}
 	require.Zero(t, lost.Load())
 	f.ok(t, "/v1/completions", `{"prompt":"a","max_tokens":4}`)
 	t.Logf("RELIABILITY | %d clients that leave in the middle of a stream: places free, goroutines as before | after %d ms | `core/server TestDisconnects` |", n, took.Milliseconds())
@@ -201,7 +215,7 @@ func TestDisconnects(t *testing.T) {
 // TestManyStreams: every one of many streams at a time is the answer that its seed
 // gives alone, or 429; nothing is lost and no memory kept.
 func TestManyStreams(t *testing.T) {
-	n := pick(250, 1000)
+	n := fewer(pick(250, 1000))
 	f := serve(t, Options{Parallel: 16, Queue: n * 3 / 4}, nil)
 	alone := make([]string, 16)
 	for i := range alone {
@@ -257,7 +271,9 @@ func TestManyStreams(t *testing.T) {
 	grown := resident(t) - before
 	require.EqualValues(t, n, right+busy)
 	require.GreaterOrEqual(t, right, int64(n*3/4))
-	require.Less(t, grown, 32.0, "MiB")
+	if !race {
+		require.Less(t, grown, 32.0, "MiB")
+	}
 	t.Logf("RELIABILITY | %d streams at a time: each is its seed's answer alone, or 429 with Retry-After; none lost | %d right, %d times 429; resident %+.1f MiB after | `core/server TestManyStreams` |", n, right, busy, grown)
 }
 
@@ -286,7 +302,7 @@ func TestSameTextInAnyBatch(t *testing.T) {
 			}
 		}()
 	}
-	n, same := pick(60, 500), 0
+	n, same := fewer(pick(60, 500)), 0
 	for range n {
 		if textOf(t, f.ok(t, "/v1/completions", body)) == want {
 			same++
@@ -422,7 +438,7 @@ func TestDrain(t *testing.T) {
 
 // TestScrape: the metrics are quick to read while many streams are open.
 func TestScrape(t *testing.T) {
-	n := pick(200, 1000)
+	n := fewer(pick(200, 1000))
 	hold := make(chan struct{})
 	f := serve(t, Options{Metrics: telemetry.NewServing(telemetry.ServingOptions{Process: true}), Parallel: 512, Queue: 2000}, nil)
 	f.fail = func(p string) {
@@ -453,7 +469,9 @@ func TestScrape(t *testing.T) {
 	}
 	close(hold)
 	wg.Wait()
-	require.Less(t, best, 5*time.Millisecond*time.Duration(pick(4, 1)), "a scrape")
+	if !race {
+		require.Less(t, best, 5*time.Millisecond*time.Duration(pick(4, 1)), "a scrape")
+	}
 	t.Logf("RELIABILITY | a scrape of /metrics with %d streams open | %.2f ms | `core/server TestScrape` |", n, best.Seconds()*1e3)
 }
 

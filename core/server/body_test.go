@@ -166,7 +166,9 @@ func TestSizes(t *testing.T) {
 	c := f.dial(t, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1099511627776\r\n\r\n{")
 	require.Equal(t, 413, statusOf(t, c))
 	require.Equal(t, 431, statusOf(t, f.dial(t, "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: "+strings.Repeat("a", 64<<10)+"\r\n\r\n")))
-	require.Less(t, resident(t)-before, 16.0, "MiB")
+	if !race {
+		require.Less(t, resident(t)-before, 16.0, "MiB")
+	}
 	f.ok(t, "/v1/completions", `{"prompt":"a","max_tokens":1}`)
 
 	many := make([]string, 200000)
@@ -191,7 +193,9 @@ func TestSizes(t *testing.T) {
 		require.Equal(t, 400, status, "%s", b)
 		errorIn(t, b)
 	}
-	require.Less(t, resident(t)-before, 24.0, "MiB")
+	if !race {
+		require.Less(t, resident(t)-before, 24.0, "MiB")
+	}
 }
 
 type endless struct{}

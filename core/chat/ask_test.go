@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -129,9 +130,27 @@ func TestFIMPrompt(t *testing.T) {
 	require.Len(t, ids, 4+len("fn a<|fim_middle|>}"))
 	require.Len(t, m.Prompt(want, true), 6+len("fn a}"), "as a document of the training has it, but for what looks like a token")
 
+	loose := vocabulary(t, tokenizer.UserDefined, false, false, "<PRE>", "<SUF>", "<MID>")
+	src := tokenizer.Map{"tokenizer.ggml.fim_pre_token_id": uint32(256), "tokenizer.ggml.fim_suf_token_id": uint32(257), "tokenizer.ggml.fim_mid_token_id": uint32(258)}
+	for _, kv := range loose.Metadata(tokenizer.MetadataOptions{}) {
+		src[kv.Key] = kv.Value
+	}
+	loose, err = tokenizer.FromMetadata("test", src)
+	require.NoError(t, err)
+	ids, err = like(loose, "").FIMPrompt("a<MID>", "<PRE>b")
+	require.NoError(t, err)
+	require.Equal(t, slices.Concat([]int32{256, 'a'}, bytesOf("<MID>"), []int32{257}, bytesOf("<PRE>b"), []int32{258}), ids)
+
 	none := like(vocabulary(t, tokenizer.Control, true, true, "<s>", "</s>", "<fim_prefix>"), "")
 	_, err = none.FIMPrompt("a", "b")
 	require.EqualError(t, err, "chat: this model cannot fill gaps: its vocabulary has no token for suffix, middle; use a model that was trained with fill-in-the-middle, or continue the text before the gap")
+}
+
+func bytesOf(s string) (ids []int32) {
+	for _, b := range []byte(s) {
+		ids = append(ids, int32(b))
+	}
+	return ids
 }
 
 func TestInfo(t *testing.T) {

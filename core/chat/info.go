@@ -97,12 +97,18 @@ func (m *Model) FIMPrompt(prefix, suffix string) ([]int32, error) {
 		}
 	}
 	var ids []int32
+	var hidden []string
+	for _, r := range fimRoles {
+		if id, _ := m.tok.Special(r.role); m.tok.Kind(id) == tokenizer.UserDefined {
+			hidden = append(hidden, string(m.tok.Piece(id)))
+		}
+	}
 	if bos, ok := m.tok.Special(tokenizer.BOS); ok && m.tok.AddsBOS() {
 		ids = append(ids, bos)
 	}
 	put := func(r tokenizer.Role, text string) {
 		id, _ := m.tok.Special(r)
-		ids = m.encode(append(ids, id), text, nil)
+		ids = m.encode(append(ids, id), text, hidden)
 	}
 	put(tokenizer.FIMPrefix, prefix)
 	put(tokenizer.FIMSuffix, suffix)
@@ -110,12 +116,15 @@ func (m *Model) FIMPrompt(prefix, suffix string) ([]int32, error) {
 	return ids, nil
 }
 
+// fimRoles are the tokens for fill-in-the-middle.
+var fimRoles = [...]struct {
+	role tokenizer.Role
+	name string
+}{{tokenizer.FIMPrefix, "prefix"}, {tokenizer.FIMSuffix, "suffix"}, {tokenizer.FIMMiddle, "middle"}}
+
 // fimMissing are the tokens for fill-in-the-middle that a vocabulary lacks.
 func fimMissing(t *tokenizer.Tokenizer) (missing []string) {
-	for _, r := range []struct {
-		role tokenizer.Role
-		name string
-	}{{tokenizer.FIMPrefix, "prefix"}, {tokenizer.FIMSuffix, "suffix"}, {tokenizer.FIMMiddle, "middle"}} {
+	for _, r := range fimRoles {
 		if _, ok := t.Special(r.role); !ok {
 			missing = append(missing, r.name)
 		}

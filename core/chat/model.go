@@ -12,6 +12,7 @@ import (
 	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/core/tokenizer"
 	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/cuda"
 	"github.com/architehc/nanochat/kernels/team"
 )
 
@@ -24,6 +25,10 @@ type Options struct {
 	Engine infer.Options
 	// HugePages copies the matrices into memory with huge pages.
 	HugePages bool
+	// Device is where it is computed: one of the Device names; "" is DeviceCPU. CUDA is
+	// where the libraries of a GPU are.
+	Device string
+	CUDA   cuda.Setup
 	// Choose, if not nil, is asked for the set once the model and the team are there.
 	Choose Chooser
 }
@@ -34,6 +39,8 @@ type Model struct {
 	model  *model.Model
 	tok    *tokenizer.Tokenizer
 	team   *team.Team
+	device *cuda.Device // nil if the processor computes
+	note   error        // why it does, where a GPU was preferred
 	engine *infer.Engine
 	info   fileInfo
 
@@ -76,6 +83,9 @@ func (m *Model) start(ctx context.Context, o Options) (err error) {
 		}
 		m.model = m.model.WithSet(set)
 	}
+	if o.Engine.GPU, err = m.openGPU(o); err != nil {
+		return err
+	}
 	o.Engine.Team = m.team
 	m.engine, err = infer.New(m.model, o.Engine)
 	return err
@@ -106,6 +116,9 @@ func (m *Model) Close() error {
 	}
 	if m.team != nil {
 		m.team.Close()
+	}
+	if m.device != nil {
+		m.device.Close()
 	}
 	if err := m.file.Close(); err != nil {
 		return fmt.Errorf("chat: close: %w", err)

@@ -273,6 +273,7 @@ func TestPage(t *testing.T) {
 	r := f.get(t, "GET", "/")
 	require.Equal(t, 200, r.StatusCode)
 	require.Contains(t, r.Header.Get("Content-Security-Policy"), "script-src 'sha256-")
+	require.Contains(t, r.Header.Get("Content-Security-Policy"), "style-src 'sha256-")
 	require.Equal(t, "nosniff", r.Header.Get("X-Content-Type-Options"))
 	require.Equal(t, 404, serve(t, Options{NoPage: true}, nil).get(t, "GET", "/").StatusCode)
 }

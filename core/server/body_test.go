@@ -64,6 +64,8 @@ var badBodies = []struct{ path, body, param, says string }{
 	{"C", `{"prompt":"a","top_k":-1}`, "top_k", "at least 0"},
 	{"C", `{"prompt":"a","min_p":2}`, "min_p", "at most 1"},
 	{"C", `{"prompt":"a","repetition_penalty":0}`, "repetition_penalty", "at least 0.01"},
+	{"C", `{"prompt":"a","repeat_penalty":0}`, "repeat_penalty", "at least 0.01"},
+	{"C", `{"prompt":"a","repeat_penalty":1,"repetition_penalty":1}`, "repeat_penalty", "mean the same"},
 	{"C", `{"prompt":"a","presence_penalty":3}`, "presence_penalty", "at most 2"},
 	{"C", `{"prompt":"a","frequency_penalty":-3}`, "frequency_penalty", "at least -2"},
 	{"C", `{"prompt":"a","penalty_window":-3}`, "penalty_window", "at least 0"},

@@ -109,6 +109,7 @@ func (l Limits) Table(context int) []Limit {
 		{"top_k", 0, 1 << 20, true, "0", "choose among this many tokens; 0: all"},
 		{"min_p", 0, 1, false, "0", "choose among tokens at least this times as likely as the likeliest"},
 		{"repetition_penalty", 0.01, 100, false, "1", "divides the logits of tokens seen before"},
+		{"repeat_penalty", 0.01, 100, false, "", "the same by its other name"},
 		{"presence_penalty", -2, 2, false, "0", "subtracted from the logits of tokens generated before"},
 		{"frequency_penalty", -2, 2, false, "0", "subtracted as often as a token was generated"},
 		{"penalty_window", 0, 1 << 20, true, "0", "last tokens that penalties see; 0: all"},

@@ -66,6 +66,12 @@ func (q *query) common(f *fields) {
 	o.TopK = f.integer("top_k", 0)
 	o.MinP = f.number("min_p", 0)
 	o.RepeatPenalty = f.number("repetition_penalty", 1)
+	if f.has("repeat_penalty") { // as other servers call it
+		if f.has("repetition_penalty") {
+			f.fail(bad("repeat_penalty", "both repetition_penalty and repeat_penalty are there: they mean the same"))
+		}
+		o.RepeatPenalty = f.number("repeat_penalty", 1)
+	}
 	o.PresencePenalty = f.number("presence_penalty", 0)
 	o.FrequencyPenalty = f.number("frequency_penalty", 0)
 	o.PenaltyWindow = f.integer("penalty_window", 0)

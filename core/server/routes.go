@@ -86,23 +86,24 @@ func (s *Server) page(w http.ResponseWriter, _ *http.Request) *apiError {
 	}
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", "default-src 'none'; script-src "+scriptHashes(b)+"; style-src 'unsafe-inline'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+	h.Set("Content-Security-Policy", "default-src 'none'; script-src "+hashes(b, "script")+"; style-src "+hashes(b, "style")+"; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cache-Control", "no-cache")
 	w.Write(b) //nolint:errcheck // the client may be gone
 	return nil
 }
 
-// scriptHashes names the scripts of a page, so that browsers run no others.
-func scriptHashes(page []byte) string {
+// hashes names the elements of a page with this tag by their content, so that
+// browsers accept no others.
+func hashes(page []byte, tag string) string {
 	var names []string
 	for {
-		_, rest, found := bytes.Cut(page, []byte("<script>"))
+		_, rest, found := bytes.Cut(page, []byte("<"+tag+">"))
 		if !found {
 			break
 		}
-		script, after, _ := bytes.Cut(rest, []byte("</script>"))
-		sum := sha256.Sum256(script)
+		content, after, _ := bytes.Cut(rest, []byte("</"+tag+">"))
+		sum := sha256.Sum256(content)
 		names = append(names, "'sha256-"+base64.StdEncoding.EncodeToString(sum[:])+"'")
 		page = after
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/core/internal/clock"
 	"github.com/architehc/nanochat/core/internal/fsx"
 	"github.com/architehc/nanochat/core/optim"
@@ -198,4 +199,26 @@ func BenchmarkBoard(b *testing.B) {
 	}
 	board.Ended(nil, nil)
 	b.ReportMetric(float64(board.Dropped()), "dropped")
+}
+
+// BenchmarkBoardEvaluation is what an evaluation of nano-5m's shape costs besides, with
+// histograms of all weights and trits, its residual streams and a sample of 64 tokens.
+func BenchmarkBoardEvaluation(b *testing.B) {
+	c, err := config.Parse("b.toml", []byte("preset = \"nano-5m\"\n"), "data.path="+prepared(b), "model.vocab=272", "train.steps=1000")
+	require.NoError(b, err)
+	c.Telemetry.TensorBoardDir = b.TempDir()
+	r, err := open(c, Options{Peak: 1, FS: fsx.OS(), Clock: clock.System()})
+	require.NoError(b, err)
+	defer r.close()
+	require.NoError(b, r.build())
+	r.net.Init(1)
+	require.NoError(b, r.net.Refresh())
+	board := newBoard(r)
+	m := &Metrics{Val: &Eval{}}
+	for b.Loop() {
+		m.Step++
+		r.lookAtStreams(m)
+		board.Stepped(m, nil)
+	}
+	board.Ended(nil, nil)
 }

@@ -76,6 +76,13 @@ func TestChat(t *testing.T) {
 	p.click("#toggle-settings")
 	p.shot("light")
 
+	// What is copied is the code, without what stands around it.
+	p.click("article.assistant pre button")
+	p.see("article.assistant pre button", "Copied")
+	p.keys("#input", control+"v")
+	p.until("the code in the field", `return document.getElementById("input").value == "fn add(a: i32, b: i32) -> i32 {\n    a + b // <b>\n}\n"`)
+	p.eval(`document.getElementById("input").value = ""`)
+
 	// Another answer to the same question.
 	before := len(f.requests)
 	p.eval(`[...document.querySelectorAll(".tools button")].find(b => b.textContent == "Retry").click()`)

@@ -254,9 +254,10 @@ func (p *page) click(selector string) {
 
 // Keys as WebDriver writes them.
 const (
-	enter  = "\ue007"
-	shift  = "\ue008"
-	escape = "\ue00c"
+	enter   = "\ue007"
+	shift   = "\ue008"
+	control = "\ue009"
+	escape  = "\ue00c"
 )
 
 // keys types into the element.

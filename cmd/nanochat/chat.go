@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/architehc/nanochat/core/chat"
-	"github.com/architehc/nanochat/core/infer"
 )
 
 // chatModelArg is a MODEL that may be left out: it is then the one that comes with nanochat.
@@ -62,15 +61,15 @@ func (c *chatCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	o, err := engineOptions(&c.engineFlags, &c.runFlags, c.Context)
+	o, err := c.alone(&c.engineFlags, c.Context, 0)
 	if err != nil {
 		return err
 	}
 	a.note("loading " + name)
-	m, err := chat.Open(a.ctx, c.Model, o)
+	m, err := a.openModel(c.Model, o)
 	a.noteDone()
 	if err != nil {
-		return flagNames(err)
+		return err
 	}
 	info := m.Info()
 	if info.Name != "" {
@@ -92,22 +91,6 @@ func (c *chatCmd) Run(a *app) error {
 		return c.interactive(a, r)
 	}
 	return r.piped()
-}
-
-// engineOptions are for one request at a time.
-func engineOptions(e *engineFlags, r *runFlags, context size) (chat.Options, error) {
-	set, err := e.set()
-	if err != nil {
-		return chat.Options{}, err
-	}
-	if context < 0 || context > 1<<24 {
-		return chat.Options{}, &usageError{fmt.Sprintf("--context %d is outside 0 to 16M", context), "leave it out for the default"}
-	}
-	o := chat.Options{Set: set, HugePages: r.HugePages, Engine: infer.Options{
-		Threads: e.threads(), Pin: r.Pin, MaxBatch: 1, Context: int(context), KVType: r.kv(),
-	}}
-	o.Choose, err = r.chooser(set)
-	return o, err
 }
 
 // positions is how many tokens m can have before it.

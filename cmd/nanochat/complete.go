@@ -77,14 +77,14 @@ func (c *completeCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	o, err := engineOptions(&c.engineFlags, &c.runFlags, c.Context)
+	o, err := c.alone(&c.engineFlags, c.Context, 0)
 	if err != nil {
 		return err
 	}
 	begin := time.Now()
-	m, err := chat.Open(a.ctx, c.Model, o)
+	m, err := a.openModel(c.Model, o)
 	if err != nil {
-		return flagNames(err)
+		return err
 	}
 	defer m.Close()
 	out := completion{File: file, Line: line, Column: col}

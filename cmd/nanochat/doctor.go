@@ -179,7 +179,7 @@ func (r *cudaReport) text() string {
 	for _, d := range r.Devices {
 		names = append(names, fmt.Sprintf("%s, %s", d.Name, bytesText(int64(d.Memory))))
 	}
-	return fmt.Sprintf("%s; driver for CUDA %s. This version computes on the processor", strings.Join(names, "; "), r.Driver)
+	return fmt.Sprintf("%s; driver for CUDA %s; used with --device cuda", strings.Join(names, "; "), r.Driver)
 }
 
 func (c *doctorCmd) showConfig(a *app) error {

@@ -2,9 +2,12 @@ package main
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/architehc/nanochat/core/chat"
+	"github.com/architehc/nanochat/core/infer"
 	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/cuda"
 	"github.com/architehc/nanochat/kernels/team"
 	"github.com/architehc/nanochat/kernels/tune"
 )
@@ -41,6 +44,7 @@ type runFlags struct {
 	KV        string `name:"kv" enum:"f16,int8" default:"f16" help:"Storage of the cache: f16 or int8 (default: ${default})."`
 	Pin       bool   `help:"Bind threads to processors."`
 	HugePages bool   `help:"Copy the weights into memory with huge pages (default: on); without it they stay where the file is mapped." default:"true" negatable:""`
+	Device    string `env:"NANOCHAT_DEVICE" enum:"cpu,cuda,auto" default:"cpu" help:"Where to compute: cpu, cuda (an NVIDIA GPU), auto (a GPU if there is one that can be used) (default: ${default})."`
 	Tune      string `env:"NANOCHAT_TUNE" enum:"off,auto,refresh" default:"off" help:"Measure which kernel is fastest for each shape and remember it: off, auto, refresh (default: ${default})."`
 }
 
@@ -62,4 +66,41 @@ func (r *runFlags) chooser(fallback *kernels.Set) (chat.Chooser, error) {
 		return nil, &hinted{fmt.Errorf("no place to remember measurements: %w", err), "set XDG_CACHE_HOME or HOME, or leave out --tune"}
 	}
 	return chat.Tuned(tune.Options{Mode: mode, Dir: dir, Version: version, Fallback: fallback}), nil
+}
+
+// options is how a model is run: with a context of so many positions, 0 for its own, and so
+// many tokens guessed ahead.
+func (r *runFlags) options(e *engineFlags, context size, speculate int) (chat.Options, error) {
+	set, err := e.set()
+	if err != nil {
+		return chat.Options{}, err
+	}
+	if context < 0 || context > 1<<24 || speculate < 0 {
+		return chat.Options{}, &usageError{"--context and --speculate are not negative, and a context has at most 16M positions", "leave them out for the defaults"}
+	}
+	o := chat.Options{Set: set, HugePages: r.HugePages, Device: r.Device, CUDA: cuda.FromEnvironment(os.Getenv), Engine: infer.Options{
+		Threads: e.threads(), Pin: r.Pin, Context: int(context), Speculate: speculate, KVType: r.kv(),
+	}}
+	o.Choose, err = r.chooser(set)
+	return o, err
+}
+
+// alone is options for one request at a time.
+func (r *runFlags) alone(e *engineFlags, context size, speculate int) (chat.Options, error) {
+	o, err := r.options(e, context, speculate)
+	o.Engine.MaxBatch = 1
+	return o, err
+}
+
+// openModel opens a model file, and says so where it is computed elsewhere than on the
+// device that was preferred.
+func (a *app) openModel(path string, o chat.Options) (*chat.Model, error) {
+	m, err := chat.Open(a.ctx, path, o)
+	if err != nil {
+		return nil, flagNames(err)
+	}
+	if _, why := m.Device(); why != nil {
+		fmt.Fprintf(a.stderr, "computing on the processor: %s\n", oneLine(why.Error()))
+	}
+	return m, nil
 }

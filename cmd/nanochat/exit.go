@@ -15,6 +15,8 @@ import (
 	"github.com/architehc/nanochat/core/tokenizer"
 	"github.com/architehc/nanochat/core/train"
 	"github.com/architehc/nanochat/core/zoo"
+	"github.com/architehc/nanochat/kernels/cuda"
+	"github.com/architehc/nanochat/kernels/dl"
 )
 
 // Exit codes.
@@ -136,6 +138,15 @@ func classify(err error) (code int, hint string) {
 	)
 	if errors.As(err, &with) {
 		hint = with.hint
+	}
+	if d, ok := errors.AsType[*dl.Error](err); ok {
+		return exitFailure, d.Hint
+	}
+	if g, ok := errors.AsType[*cuda.Error](err); ok {
+		return exitFailure, g.Hint
+	}
+	if _, ok := errors.AsType[*cuda.MemoryError](err); ok {
+		return exitFailure, "close what else uses the GPU, take a smaller --context, --kv int8, or --device cpu"
 	}
 	if many, ok := errors.AsType[*failures](err); ok {
 		code, _ = classify(many.first)

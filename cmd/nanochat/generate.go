@@ -95,7 +95,7 @@ func (c *generateCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	opts, err := c.options()
+	opts, err := c.alone(&c.engineFlags, c.Context, c.Speculate)
 	if err != nil {
 		return err
 	}
@@ -103,9 +103,9 @@ func (c *generateCmd) Run(a *app) error {
 		return err
 	}
 	begin := time.Now()
-	m, err := chat.Open(a.ctx, c.Model, opts)
+	m, err := a.openModel(c.Model, opts)
 	if err != nil {
-		return flagNames(err)
+		return err
 	}
 	defer m.Close()
 	out := answer{Tokens: []int32{}, Seed: c.Seed, Kernel: m.Kernel(), Threads: m.Threads()}
@@ -229,23 +229,6 @@ func (c *generateCmd) biases() (map[int32]float32, error) {
 		out[int32(id)] = float32(b)
 	}
 	return out, nil
-}
-
-// options is the flags that choose how it is computed.
-func (c *generateCmd) options() (chat.Options, error) {
-	set, err := c.set()
-	if err != nil {
-		return chat.Options{}, err
-	}
-	if c.Context < 0 || c.Context > 1<<24 || c.Speculate < 0 {
-		return chat.Options{}, &usageError{"--context and --speculate are not negative, and a context has at most 16M positions", "leave them out for the defaults"}
-	}
-	o := chat.Options{Set: set, Engine: infer.Options{
-		Threads: c.threads(), Pin: c.Pin, MaxBatch: 1, Context: int(c.Context), Speculate: c.Speculate, KVType: c.kv(),
-	}}
-	o.HugePages = c.HugePages
-	o.Choose, err = c.chooser(set)
-	return o, err
 }
 
 // prompt is the argument or standard input.

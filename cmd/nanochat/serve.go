@@ -15,8 +15,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/architehc/nanochat/core/chat"
-	"github.com/architehc/nanochat/core/infer"
 	"github.com/architehc/nanochat/core/server"
 	"github.com/architehc/nanochat/core/telemetry"
 	"github.com/architehc/nanochat/core/zoo"
@@ -115,7 +113,8 @@ func (c *serveCmd) Run(a *app) error {
 	s, err := server.New(server.Options{
 		Models: specs, Parallel: c.Parallel, Queue: c.Queue, IdleUnload: c.IdleUnload, Limits: c.limits(), Keys: keys,
 		Hosts: c.AllowHost, Origins: c.CORSOrigin, NoPage: !c.Page, Log: logger.Logger, Tracer: tracer, Version: version,
-		Metrics: telemetry.NewServing(telemetry.ServingOptions{Version: version, Kernel: set.Name, Process: true}),
+		Metrics: telemetry.NewServing(telemetry.ServingOptions{Version: version, Kernel: set.Name, Process: true,
+			Dropped: func() int64 { return logger.Dropped() + tracer.Dropped() }}),
 	})
 	if err != nil {
 		return &usageError{strings.TrimPrefix(err.Error(), "server: "), "see nanochat serve --help"}
@@ -187,7 +186,7 @@ func (c *serveCmd) specs(a *app) ([]server.ModelSpec, error) {
 	if len(c.Models) == 0 {
 		c.Models = []string{bundledModel}
 	}
-	o, err := c.options()
+	o, err := c.runFlags.options(&c.engineFlags, c.Context, c.Speculate)
 	if err != nil {
 		return nil, err
 	}
@@ -223,21 +222,6 @@ func modelName(arg string) (name, ref string) {
 		name, _, _ = strings.Cut(name, "@")
 	}
 	return strings.TrimSuffix(filepath.Base(name), ".gguf"), arg
-}
-
-func (c *serveCmd) options() (chat.Options, error) {
-	set, err := c.set()
-	if err != nil {
-		return chat.Options{}, err
-	}
-	if c.Context < 0 || c.Context > 1<<24 || c.Speculate < 0 {
-		return chat.Options{}, &usageError{"--context and --speculate are not negative, and a context has at most 16M positions", "leave them out for the defaults"}
-	}
-	o := chat.Options{Set: set, HugePages: c.HugePages, Engine: infer.Options{
-		Threads: c.threads(), Pin: c.Pin, Context: int(c.Context), Speculate: c.Speculate, KVType: c.kv(),
-	}}
-	o.Choose, err = c.chooser(set)
-	return o, err
 }
 
 func (c *serveCmd) limits() server.Limits {

@@ -94,8 +94,13 @@ func (m *Model) start(ctx context.Context, o Options) (err error) {
 // Config is the shape of the network.
 func (m *Model) Config() config.Model { return m.model.Config() }
 
-// Kernel is the name of the kernel set in use.
-func (m *Model) Kernel() string { return m.model.Set().Name }
+// Kernel is the name of the kernel set in use: "cuda" on a GPU.
+func (m *Model) Kernel() string {
+	if m.device != nil {
+		return DeviceCUDA
+	}
+	return m.model.Set().Name
+}
 
 // Tokenizer is the vocabulary.
 func (m *Model) Tokenizer() *tokenizer.Tokenizer { return m.tok }

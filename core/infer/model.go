@@ -23,14 +23,24 @@ func New(m *model.Model, o Options) (*Engine, error) {
 			o.KVPages = min(o.KVPages, int(o.KVBytes/int64(model.PageBytes(m, o.KVType))))
 		}
 	}
-	if b.pool, err = model.NewPool(m, o.KVPages, o.KVType); err != nil {
+	if o.GPU != nil {
+		b.pool, err = model.NewGPUPool(o.GPU, o.KVPages, o.KVType)
+	} else {
+		b.pool, err = model.NewPool(m, o.KVPages, o.KVType)
+	}
+	if err != nil {
 		return nil, err
 	}
-	if b.team == nil {
+	if b.team == nil && o.GPU == nil {
 		b.team = team.New(o.Threads, team.Options{Pin: o.Pin})
 		b.owned = true
 	}
-	if b.work, err = model.NewWork(m, b.team, o.MaxTokensPerStep); err != nil {
+	if o.GPU != nil {
+		b.work, err = model.NewGPUWork(o.GPU, o.MaxTokensPerStep)
+	} else {
+		b.work, err = model.NewWork(m, b.team, o.MaxTokensPerStep)
+	}
+	if err != nil {
 		b.close()
 		return nil, err
 	}

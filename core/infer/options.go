@@ -3,6 +3,7 @@ package infer
 import (
 	"fmt"
 
+	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/kernels"
 	"github.com/architehc/nanochat/kernels/team"
 )
@@ -18,6 +19,10 @@ type Options struct {
 	Threads int
 	// Pin binds the workers of the team made to their CPUs.
 	Pin bool
+
+	// GPU computes the steps instead of the team, if it is not nil. It is of the
+	// engine's model.
+	GPU *model.GPU
 
 	// MaxBatch is the largest number of requests in one step; more wait.
 	// The default value is 8.

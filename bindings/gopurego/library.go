@@ -19,6 +19,7 @@ const (
 	Invalid        Status = 1
 	NotFound       Status = 2
 	Format         Status = 3
+	Checksum       Status = 4
 	IO             Status = 5
 	NoMemory       Status = 6
 	Cancelled      Status = 7
@@ -28,6 +29,11 @@ const (
 	bufferTooSmall Status = 11
 	ContextFull    Status = 12
 	Forked         Status = 13
+	Unsupported    Status = 14
+	Offline        Status = 15
+	Diverged       Status = 16
+	Network        Status = 17
+	Planned        Status = 18
 	Internal       Status = 99
 )
 
@@ -76,6 +82,32 @@ type functions struct {
 	streamStats  func(stream uintptr, s *stats, err *uintptr) Status
 	streamCancel func(stream uintptr) Status
 	streamClose  func(stream uintptr) Status
+
+	streamOpenTokens func(model uintptr, ids unsafe.Pointer, count uint64, o *generateOptions, stream, err *uintptr) Status
+	fimOpen          func(model uintptr, prefix unsafe.Pointer, prefixLength uint64, suffix unsafe.Pointer, suffixLength uint64, o *generateOptions, stream, err *uintptr) Status
+	chatOpen         func(model, session uintptr, roles, contents **byte, lengths *uint64, count uint64, template unsafe.Pointer, o *generateOptions, stream, err *uintptr) Status
+	streamLogits     func(stream uintptr, values unsafe.Pointer, capacity uint64, count *uint64, err *uintptr) Status
+	streamEmbedding  func(stream uintptr, values unsafe.Pointer, capacity uint64, count *uint64, err *uintptr) Status
+
+	sessionOpen     func(model uintptr, session, err *uintptr) Status
+	sessionStream   func(session uintptr, text unsafe.Pointer, length uint64, o *generateOptions, stream, err *uintptr) Status
+	sessionTokens   func(session uintptr, ids unsafe.Pointer, capacity uint64, count *uint64, err *uintptr) Status
+	sessionTruncate func(session uintptr, keep uint64, err *uintptr) Status
+	sessionClose    func(session uintptr) Status
+
+	set        func(key string, value unsafe.Pointer, err *uintptr) Status
+	get        func(key string, buffer unsafe.Pointer, capacity uint64, length *uint64, err *uintptr) Status
+	zooList    func(o uintptr, buffer unsafe.Pointer, capacity uint64, length *uint64, err *uintptr) Status
+	zooResolve func(name string, o uintptr, buffer unsafe.Pointer, capacity uint64, length *uint64, err *uintptr) Status
+	zooRemove  func(name string, o uintptr, freed *uint64, err *uintptr) Status
+
+	downloadOpen func(name string, o uintptr, job, err *uintptr) Status
+	verifyOpen   func(name string, o uintptr, job, err *uintptr) Status
+	trainOpen    func(config string, overrides **byte, count uint64, resume string, job, err *uintptr) Status
+	logOpen      func(level string, job, err *uintptr) Status
+	jobNext      func(job uintptr, timeoutMS uint32, buffer unsafe.Pointer, capacity uint64, length *uint64, finish *int32, err *uintptr) Status
+	jobCancel    func(job uintptr) Status
+	jobClose     func(job uintptr) Status
 }
 
 // Open loads the library: a path, or a name that the system's loader finds, such as
@@ -93,6 +125,13 @@ func Open(name string) (*Library, error) {
 		"tokenize": &l.c.tokenize, "detokenize": &l.c.detokenize,
 		"stream_open": &l.c.streamOpen, "stream_next": &l.c.streamNext, "stream_top": &l.c.streamTop, "stream_stats": &l.c.streamStats,
 		"stream_cancel": &l.c.streamCancel, "stream_close": &l.c.streamClose,
+		"stream_open_tokens": &l.c.streamOpenTokens, "fim_open": &l.c.fimOpen, "chat_open": &l.c.chatOpen,
+		"stream_logits": &l.c.streamLogits, "stream_embedding": &l.c.streamEmbedding,
+		"session_open": &l.c.sessionOpen, "session_stream": &l.c.sessionStream, "session_tokens": &l.c.sessionTokens,
+		"session_truncate": &l.c.sessionTruncate, "session_close": &l.c.sessionClose,
+		"set": &l.c.set, "get": &l.c.get, "zoo_list": &l.c.zooList, "zoo_resolve": &l.c.zooResolve, "zoo_remove": &l.c.zooRemove,
+		"download_open": &l.c.downloadOpen, "verify_open": &l.c.verifyOpen, "train_open": &l.c.trainOpen, "log_open": &l.c.logOpen,
+		"job_next": &l.c.jobNext, "job_cancel": &l.c.jobCancel, "job_close": &l.c.jobClose,
 	} {
 		address, err := purego.Dlsym(handle, "nanochat_"+symbol)
 		if err != nil {
@@ -131,7 +170,7 @@ func (l *Library) check(s Status, err uintptr) error {
 
 // read calls a function that returns elements to a buffer: first with a guess, and
 // once more where that is too small.
-func read[T byte | int32](l *Library, f func(buffer unsafe.Pointer, capacity uint64, length *uint64, err *uintptr) Status) ([]T, error) {
+func read[T byte | int32 | float32](l *Library, f func(buffer unsafe.Pointer, capacity uint64, length *uint64, err *uintptr) Status) ([]T, error) {
 	buffer := make([]T, 1024)
 	for {
 		var length uint64

@@ -33,8 +33,9 @@ type Model struct {
 	h uintptr
 }
 
-// OpenModel opens a model file. Close closes it.
-func (l *Library) OpenModel(path string, o ModelOptions) (*Model, error) {
+// OpenModel opens a model file, or the model of a name that is on this machine. Close
+// closes it.
+func (l *Library) OpenModel(name string, o ModelOptions) (*Model, error) {
 	var pins runtime.Pinner
 	defer pins.Unpin()
 	c := modelOptions{
@@ -48,7 +49,7 @@ func (l *Library) OpenModel(path string, o ModelOptions) (*Model, error) {
 	}
 	m := &Model{l: l}
 	var err uintptr
-	if e := l.check(l.c.modelOpen(path, &c, &m.h, &err), err); e != nil {
+	if e := l.check(l.c.modelOpen(name, &c, &m.h, &err), err); e != nil {
 		return nil, e
 	}
 	return m, nil
@@ -106,6 +107,9 @@ type GenerateOptions struct {
 	// IgnoreEnd goes on after the tokens that end a text; Special reads the texts of
 	// control tokens in the prompt as those tokens; Logprobs gives log probabilities.
 	IgnoreEnd, Special, Logprobs bool
+	// Echo begins with the tokens of the prompt; Logits keeps what Stream.Logits gives,
+	// Embedding what Stream.Embedding gives; PromptOnly generates nothing.
+	Echo, Logits, Embedding, PromptOnly bool
 }
 
 // DefaultGenerateOptions is 200 tokens, each the most likely one.
@@ -130,10 +134,17 @@ type generateOptions struct {
 
 // Generate starts the continuation of a prompt.
 func (m *Model) Generate(prompt string, o GenerateOptions) (*Stream, error) {
+	return m.l.stream(&o, func(c *generateOptions, stream, err *uintptr) Status {
+		return m.l.c.streamOpen(m.h, unsafe.Pointer(unsafe.StringData(prompt)), uint64(len(prompt)), c, stream, err)
+	})
+}
+
+// stream starts what open asks for.
+func (l *Library) stream(o *GenerateOptions, open func(c *generateOptions, stream, err *uintptr) Status) (*Stream, error) {
 	var pins runtime.Pinner
 	defer pins.Unpin()
 	c := generateOptions{
-		flags:     bit(o.IgnoreEnd, 1) | bit(o.Special, 2) | bit(o.Logprobs, 4),
+		flags:     bit(o.IgnoreEnd, 1) | bit(o.Special, 2) | bit(o.Logprobs, 4) | bit(o.Echo, 8) | bit(o.Logits, 16) | bit(o.Embedding, 32) | bit(o.PromptOnly, 64),
 		maxTokens: o.MaxTokens, topK: o.TopK, temperature: o.Temperature, topP: o.TopP, minP: o.MinP,
 		repeatPenalty: o.RepeatPenalty, presencePenalty: o.PresencePenalty, frequencyPenalty: o.FrequencyPenalty,
 		seed: o.Seed, penaltyWindow: o.PenaltyWindow, topLogprobs: o.TopLogprobs,
@@ -159,10 +170,9 @@ func (m *Model) Generate(prompt string, o GenerateOptions) (*Stream, error) {
 		pins.Pin(c.biasIDs)
 		pins.Pin(c.biasValues)
 	}
-	s := &Stream{l: m.l, buffer: make([]byte, 4096)}
+	s := &Stream{l: l, buffer: make([]byte, 4096)}
 	var err uintptr
-	status := m.l.c.streamOpen(m.h, unsafe.Pointer(unsafe.StringData(prompt)), uint64(len(prompt)), &c, &s.h, &err)
-	if e := m.l.check(status, err); e != nil {
+	if e := l.check(open(&c, &s.h, &err), err); e != nil {
 		return nil, e
 	}
 	return s, nil
@@ -176,6 +186,8 @@ type Piece struct {
 	Text string
 	// Logprob is the natural logarithm of the token's probability, with Logprobs.
 	Logprob float32
+	// Echo says that it is a token of the prompt.
+	Echo bool
 }
 
 // piece is nanochat_piece.
@@ -184,6 +196,7 @@ type piece struct {
 	token, finish int32
 	logprob       float32
 	length        uint64
+	flags, unused uint32
 }
 
 // Finish is why an answer ended.
@@ -246,7 +259,7 @@ func (s *Stream) Next(ctx context.Context) (Piece, error) {
 		case p.finish != 0:
 			return Piece{}, io.EOF
 		default:
-			return Piece{ID: p.token, Text: string(s.buffer[:p.length]), Logprob: p.logprob}, nil
+			return Piece{ID: p.token, Text: string(s.buffer[:p.length]), Logprob: p.logprob, Echo: p.flags&1 != 0}, nil
 		}
 	}
 }

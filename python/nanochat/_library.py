@@ -242,12 +242,6 @@ class Library:
                 return bytes(memoryview(values).cast("B")[: 4 * count.value])
             capacity = count.value
 
-    def open(self, name: str, *arguments: Any) -> int:
-        """Calls a function that returns a handle."""
-        handle = c_void_p()
-        self.call(name, *arguments, ctypes.byref(handle))
-        return handle.value or 0
-
 
 def raise_status(status: int, message: str, hint: str) -> None:
     """Raises the exception of a status."""

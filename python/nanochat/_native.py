@@ -26,27 +26,39 @@ def path_bytes(what: str, path: str) -> bytes:
     return encoded
 
 
+def _close_handle(close: Any, handle: ctypes.c_void_p) -> None:
+    if handle.value:
+        close(handle.value)
+
+
 class Owner:
     """Something of the library that is closed by close(), or when nothing refers to it any more."""
 
     kind = "object"
 
-    def __init__(self, lib: c.Library, handle: int, closer: str) -> None:
-        self.lib, self._handle = lib, handle
-        self._close = weakref.finalize(self, getattr(lib, closer), handle)
+    def __init__(self, lib: c.Library, closer: str) -> None:
+        # The owner is there before what it owns, so that an interrupt of the call that opens it leaves nothing open.
+        self.lib, self._handle, self._closer = lib, ctypes.c_void_p(), getattr(lib, closer)
+        self._close = weakref.finalize(self, _close_handle, self._closer, self._handle)
+
+    def open(self, name: str, *arguments: Any) -> None:
+        """Calls the function that makes it."""
+        self.lib.call(name, *arguments, ctypes.byref(self._handle))
 
     @property
     def handle(self) -> int:
         if not self._close.alive:
             raise ClosedError(f"the {self.kind} was closed")
-        return self._handle
+        return self._handle.value or 0
 
     @property
     def closed(self) -> bool:
         return not self._close.alive
 
     def close(self) -> None:
-        self._close()
+        if self._close.alive:  # first closed, then forgotten: an interrupt between them leaves what closes it again
+            _close_handle(self._closer, self._handle)
+            self._close.detach()
 
 
 class NativeStream(Owner):
@@ -54,8 +66,8 @@ class NativeStream(Owner):
 
     kind = "stream"
 
-    def __init__(self, lib: c.Library, handle: int, top: int, logits: int) -> None:
-        super().__init__(lib, handle, "stream_close")
+    def __init__(self, lib: c.Library, top: int, logits: int) -> None:
+        super().__init__(lib, "stream_close")
         self._top, self._logits = top, logits  # tokens to report; floats of a row of logits, or 0
         self._buffer = ctypes.create_string_buffer(4096)
         self._piece = c.Piece()
@@ -112,7 +124,7 @@ class NativeStream(Owner):
 
     def cancel(self) -> None:
         if self._close.alive:
-            self.lib.stream_cancel(self._handle)
+            self.lib.stream_cancel(self._handle.value)
 
 
 class NativeSession(Owner):
@@ -121,7 +133,8 @@ class NativeSession(Owner):
     kind = "session"
 
     def __init__(self, lib: c.Library, model: NativeModel) -> None:
-        super().__init__(lib, lib.open("session_open", model.handle), "session_close")
+        super().__init__(lib, "session_close")
+        self.open("session_open", model.handle)
 
     def tokens(self) -> list[int]:
         return self.lib.ids("session_tokens", self.handle)
@@ -147,7 +160,8 @@ class NativeModel(Owner):
         )
         if options["kernel"] is not None:
             o.kernel = os.fsencode(options["kernel"])
-        super().__init__(lib, lib.open("model_open", path_bytes("path", path), o), "model_close")
+        super().__init__(lib, "model_close")
+        self.open("model_open", path_bytes("path", path), o)
         raw = self.info()
         self._vocabulary: int = raw["vocabulary"]["size"]
 
@@ -170,26 +184,26 @@ class NativeModel(Owner):
     ) -> NativeStream:
         """Starts a stream: "text" with a prompt, "ids" with token ids, "fim" with prefix and suffix, "chat" with
         messages and the name of a template or None."""
-        lib, o, keep = self.lib, *c_options(self.lib, options)
-        model = self.handle
+        o, keep = c_options(self.lib, options)
+        model, stream = self.handle, self._stream(o)
         if kind == "text":
             data = what[0].encode()
             name, first = ("stream_open", model) if session is None else ("session_stream", session.handle)
-            handle = lib.open(name, first, data, len(data), o)
+            stream.open(name, first, data, len(data), o)
         elif kind == "ids":
             ids = (ctypes.c_int32 * len(what[0]))(*what[0])
-            handle = lib.open("stream_open_tokens", model, ids, len(ids), o)
+            stream.open("stream_open_tokens", model, ids, len(ids), o)
         elif kind == "fim":
             prefix, suffix = what[0].encode(), what[1].encode()
-            handle = lib.open("fim_open", model, prefix, len(prefix), suffix, len(suffix), o)
+            stream.open("fim_open", model, prefix, len(prefix), suffix, len(suffix), o)
         else:
             held = None if session is None else session.handle
-            handle = lib.open("chat_open", model, held, *c_messages(*what), o)
+            stream.open("chat_open", model, held, *c_messages(*what), o)
         del keep
-        return self._stream(handle, o)
+        return stream
 
-    def _stream(self, handle: int, o: c.GenerateOptions) -> NativeStream:
-        return NativeStream(self.lib, handle, o.top_logprobs, self._vocabulary if o.flags & c.GENERATE_LOGITS else 0)
+    def _stream(self, o: c.GenerateOptions) -> NativeStream:
+        return NativeStream(self.lib, o.top_logprobs, self._vocabulary if o.flags & c.GENERATE_LOGITS else 0)
 
     def chat_tokens(self, messages: Sequence[Sequence[str]], template: str | None) -> list[int]:
         return self.lib.ids("chat_tokens", self.handle, *c_messages(messages, template))
@@ -198,10 +212,17 @@ class NativeModel(Owner):
         """Starts a stream for every prompt, or none."""
         o, keep = c_options(self.lib, options)
         texts, lengths, count = c_texts(prompts)
-        handles = (ctypes.c_void_p * count)()
-        self.lib.call("streams_open", self.handle, texts, lengths, count, o, handles)
+        handles, streams = (ctypes.c_void_p * count)(), [self._stream(o) for _ in prompts]
+        try:
+            self.lib.call("streams_open", self.handle, texts, lengths, count, o, handles)
+            for stream, handle in zip(streams, handles, strict=True):
+                stream._handle.value = handle
+        except BaseException:
+            for handle in filter(None, handles):  # an interrupt; closing what is closed does nothing
+                self.lib.stream_close(handle)
+            raise
         del keep
-        return [self._stream(handle or 0, o) for handle in handles]
+        return streams
 
     def ready(self, streams: Sequence[NativeStream], wait: int) -> int | None:
         """Waits for a stream that has something to read: its place, the number of streams if all are at their end,
@@ -220,8 +241,9 @@ class NativeJob(Owner):
 
     kind = "job"
 
-    def __init__(self, lib: c.Library, handle: int) -> None:
-        super().__init__(lib, handle, "job_close")
+    def __init__(self, lib: c.Library, name: str, *arguments: Any) -> None:
+        super().__init__(lib, "job_close")
+        self.open(name, *arguments)
         self._buffer = ctypes.create_string_buffer(8192)
 
     def read(self, wait: int, most: int = 64) -> list[tuple[str, int]]:
@@ -252,7 +274,7 @@ class NativeJob(Owner):
 
     def cancel(self) -> None:
         if self._close.alive:
-            self.lib.job_cancel(self._handle)
+            self.lib.job_cancel(self._handle.value)
 
 
 class Native:
@@ -285,20 +307,18 @@ class Native:
         return freed.value
 
     def download(self, name: str, options: dict[str, Any]) -> NativeJob:
-        handle = self.lib.open("download_open", path_bytes("name", name), zoo_options(self.lib, options))
-        return NativeJob(self.lib, handle)
+        return NativeJob(self.lib, "download_open", path_bytes("name", name), zoo_options(self.lib, options))
 
     def verify(self, name: str, options: dict[str, Any]) -> NativeJob:
-        handle = self.lib.open("verify_open", path_bytes("name", name), zoo_options(self.lib, options))
-        return NativeJob(self.lib, handle)
+        return NativeJob(self.lib, "verify_open", path_bytes("name", name), zoo_options(self.lib, options))
 
     def train(self, config: str, overrides: Sequence[str], resume: str) -> NativeJob:
         texts, _, count = c_texts(overrides)
         path, where = path_bytes("path", config), path_bytes("checkpoint", resume)
-        return NativeJob(self.lib, self.lib.open("train_open", path, texts, count, where))
+        return NativeJob(self.lib, "train_open", path, texts, count, where)
 
     def log(self, level: str | None) -> NativeJob:
-        return NativeJob(self.lib, self.lib.open("log_open", None if level is None else level.encode()))
+        return NativeJob(self.lib, "log_open", None if level is None else level.encode())
 
 
 def c_texts(texts: Sequence[str]) -> tuple[Any, Any, int]:

@@ -119,8 +119,8 @@ func (l Limits) Table(context int) []Limit {
 		{"logit_bias", -100, 100, false, "none", "added to the logit of a token; -100 bans it"},
 		{"stop", 0, float64(l.Stops), true, "none", fmt.Sprintf("texts that end the answer, of 1 to %d bytes each", l.StopBytes)},
 		{"logit_bias entries", 0, float64(l.Biases), true, "0", "tokens in logit_bias"},
-		{"messages", 1, float64(l.Messages), true, "required", "messages of a conversation"},
-		{"prompts", 1, float64(l.Prompts), true, "required", "texts in prompt or input, each of one answer or more"},
+		{"messages", 1, float64(l.Messages), true, required, "messages of a conversation"},
+		{"prompts", 1, float64(l.Prompts), true, required, "texts in prompt or input, each of one answer or more"},
 		{"JSON depth", 1, float64(l.Depth), true, "", "levels of arrays and objects"},
 		{"body bytes", 2, float64(l.Body), true, "", "larger ones get 413"},
 		{"header bytes", 0, float64(l.Header), true, "", "larger ones get 431"},
@@ -129,11 +129,25 @@ func (l Limits) Table(context int) []Limit {
 
 // Range is the limit in words.
 func (r Limit) Range() string {
-	s := fmt.Sprintf("%s to %s", number(r.Min), number(r.Max))
-	if r.Default != "" {
-		s += "; if absent: " + r.Default
+	least, most := r.bounds()
+	switch r.Default {
+	case "":
+		return least + " to " + most
+	case required:
+		return least + " to " + most + "; " + required
 	}
-	return s
+	return fmt.Sprintf("%s to %s; if absent: %s", least, most, r.Default)
+}
+
+// required stands where a field has no default.
+const required = "required"
+
+// bounds are the ends of the range in words; those of the seed are too long in digits.
+func (r Limit) bounds() (least, most string) {
+	if r.Max >= maxSeed-1 {
+		return "-2^63", "2^63-1"
+	}
+	return number(r.Min), number(r.Max)
 }
 
 // check reports a number that is out of range.
@@ -160,16 +174,9 @@ func (l Limits) Markdown(context int) string {
 	var b strings.Builder
 	b.WriteString("| field or part | from | to | if absent | what |\n|---|---:|---:|---|---|\n")
 	for _, r := range l.Table(context) {
-		most := number(r.Max)
-		switch {
-		case r.Name == "max_tokens" && l.MaxTokens == 0:
+		least, most := r.bounds()
+		if r.Name == "max_tokens" && l.MaxTokens == 0 {
 			most = "the context"
-		case r.Name == "seed":
-			most = "2^63-1"
-		}
-		least := number(r.Min)
-		if r.Name == "seed" {
-			least = "-2^63"
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.Name, least, most, r.Default, r.What)
 	}

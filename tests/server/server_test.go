@@ -3,7 +3,9 @@ package server
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -221,4 +223,48 @@ func TestStartsThatFail(t *testing.T) {
 		}
 	}
 	p.stop(t)
+}
+
+// TestUnixSocket serves on a socket, replaces one that was left behind, and reads
+// its keys again when it is told to.
+func TestUnixSocket(t *testing.T) {
+	dir := t.TempDir()
+	socket, keys := filepath.Join(dir, "s"), filepath.Join(dir, "keys")
+	old, err := net.Listen("unix", socket)
+	require.NoError(t, err)
+	old.(*net.UnixListener).SetUnlinkOnClose(false)
+	require.NoError(t, old.Close())
+	require.NoError(t, os.WriteFile(keys, []byte("one\n"), 0o600))
+	p := serve(t, "--uds", socket, "--api-key-file", keys)
+	require.Equal(t, "unix:"+socket, p.url)
+	client := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", socket) }}}
+	status := func(key string) int {
+		req, err := http.NewRequest("GET", "http://here/v1/models", nil)
+		require.NoError(t, err)
+		req.Header.Set("Authorization", "Bearer "+key)
+		r, err := client.Do(req)
+		require.NoError(t, err)
+		r.Body.Close()
+		return r.StatusCode
+	}
+	require.Equal(t, 200, status("one"))
+	require.Equal(t, 401, status("two"))
+	out, err := exec.Command(bin, "serve", model, "--uds", socket).CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(out), "another program listens")
+	require.NoError(t, os.WriteFile(keys, []byte("two\nthree\n"), 0o600))
+	require.NoError(t, p.Process.Signal(syscall.SIGHUP))
+	for end := time.Now().Add(5 * time.Second); status("two") != 200; {
+		require.True(t, time.Now().Before(end), "the keys were not read again")
+		time.Sleep(10 * time.Millisecond)
+	}
+	require.Equal(t, 401, status("one"))
+	require.NoError(t, os.WriteFile(keys, nil, 0o600))
+	require.NoError(t, p.Process.Signal(syscall.SIGHUP))
+	time.Sleep(100 * time.Millisecond)
+	require.Equal(t, 200, status("three"), "a file without keys opens nothing")
+	said := p.stop(t)
+	require.Contains(t, said, "2 keys read")
+	require.Contains(t, said, "the keys stay as they were")
+	require.NoFileExists(t, socket)
 }

@@ -1,5 +1,5 @@
 // Package cudatest is a GPU for tests on machines without one: an emulated driver whose
-// kernels are the host builds of the sources in package cuda.
+// kernels are the host builds of the sources in package cuda, and a compiler that makes them.
 package cudatest
 
 import (
@@ -15,7 +15,7 @@ import (
 // Compilers are the programs that Build needs.
 var Compilers = []string{"gcc", "g++"}
 
-// Build compiles the driver and the kernels, once in a process, and returns their
+// Build compiles the driver, the compiler and the kernels, once in a process, and returns their
 // directory, for cuda.OpenDriver. The caller removes it when the process ends.
 var Build = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "cudatest")
@@ -27,6 +27,10 @@ var Build = sync.OnceValues(func() (string, error) {
 		return dir, err
 	}
 	if err := compile(filepath.Join(dir, "libcuda.so.1"), "gcc", "-std=c11", "-O1", filepath.Join(home, "cudatest", "testdata", "libcuda.c"), "-ldl", "-lpthread"); err != nil {
+		return dir, err
+	}
+	if err := compile(filepath.Join(dir, "libnvrtc.so.13"), "gcc", "-std=gnu11", "-O1", `-DHOME_OF_HOST="`+filepath.Join(home, "src")+`"`,
+		filepath.Join(home, "cudatest", "testdata", "libnvrtc.c")); err != nil {
 		return dir, err
 	}
 	for _, name := range cuda.Sources() {

@@ -1,0 +1,63 @@
+//go:build cgo
+
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/architehc/nanochat/kernels/cuda"
+	"github.com/architehc/nanochat/kernels/cuda/cudatest"
+)
+
+// TestDevice: the emulated GPU gives the text of the processor; its kernels are compiled
+// once and kept.
+func TestDevice(t *testing.T) {
+	for _, cc := range cudatest.Compilers {
+		if _, err := exec.LookPath(cc); err != nil {
+			t.Skip("no", cc, "to build the emulated driver with")
+		}
+	}
+	libs, err := cudatest.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(libs) })
+	env := []string{cuda.LibDirVariable + "=" + libs, "XDG_CACHE_HOME=" + t.TempDir()}
+	args := []string{"generate", "tiny.gguf", "fn main() {", "-n", "6", "-t", "1", "-u", "--device"}
+	want := ok(t, "", append(args, "cpu")...)
+	for range 2 {
+		r := runEnv(t, env, "", append(args, "cuda")...)
+		if r.code != 0 || r.stdout != want.stdout || !strings.Contains(r.stderr, "cuda") {
+			t.Fatalf("exit %d, %q, want %q\n%s", r.code, r.stdout, want.stdout, r.stderr)
+		}
+		env = append(env, "PATH=") // no compiler: from the cache
+	}
+	if r := runEnv(t, env, "", "doctor"); !strings.Contains(r.stdout, "Emulated GPU 0") {
+		t.Errorf("doctor says %q", r.stdout)
+	}
+
+	none := append(env, cuda.LibDirVariable+"="+t.TempDir())
+	if _, err := os.Stat("/dev/nvidiactl"); err == nil {
+		t.Skip("this machine has a GPU: what follows is about one without")
+	}
+	r := runEnv(t, none, "", append(args, "cuda")...)
+	if r.code != 1 || r.stdout != "" || !strings.Contains(r.stderr, "the CUDA driver was not found") || !strings.Contains(r.stderr, "hint: ") {
+		t.Errorf("exit %d, %s", r.code, r.stderr)
+	}
+	r = runEnv(t, none, "", append(args, "auto")...)
+	if r.code != 0 || r.stdout != want.stdout || !strings.Contains(r.stderr, "computing on the processor: the CUDA driver was not found") {
+		t.Errorf("exit %d, %q, %s", r.code, r.stdout, r.stderr)
+	}
+	noMemory := append(env, "FAKE_CUDA_MEMORY=50000")
+	r = runEnv(t, noMemory, "", append(args, "cuda")...)
+	if r.code != 1 || !strings.Contains(r.stderr, "no room for") || !strings.Contains(r.stderr, "--device cpu") {
+		t.Errorf("exit %d, %s", r.code, r.stderr)
+	}
+	if left, err := filepath.Glob("/tmp/nvrtc??????"); err == nil && len(left) > 0 {
+		t.Errorf("the compiler left %v", left)
+	}
+}

@@ -13,7 +13,8 @@ PROMPT  ?= fn main() {
 RUN     ?= build/nano-5m-rust/run
 
 export PATH := $(CURDIR)/build/tools:$(PATH)
-export GOFLAGS := -mod=readonly -buildvcs=false
+# trimpath: the tests compile what the builds compile, so that the kernels are compiled once
+export GOFLAGS := -mod=readonly -buildvcs=false -trimpath
 export NANOCHAT_PYTHON := $(CURDIR)/.venv/bin/python
 export NANOCHAT_PROMTOOL := $(CURDIR)/build/tools/promtool
 

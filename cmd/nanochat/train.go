@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/architehc/nanochat/core/config"
+	"github.com/architehc/nanochat/core/telemetry/sink"
 	"github.com/architehc/nanochat/core/train"
 	"github.com/architehc/nanochat/core/watch"
 )
@@ -61,7 +62,11 @@ func (c *trainCmd) Run(a *app) error {
 		}
 		return writePairs(a.stdout, planPairs(p))
 	}
-	bar := &trainBar{w: a.stderr, show: a.stderrTTY && c.LogJSON != "-"}
+	// A log that nobody reads, or reads no more, does not hold up the training or end it.
+	log := sink.New(a.stderr)
+	defer log.Close()
+	signal.Ignore(syscall.SIGPIPE)
+	bar := &trainBar{w: log, show: a.stderrTTY && c.LogJSON != "-"}
 	if c.LogJSON != "-" {
 		o.Log, o.Progress = bar, bar.update
 	}
@@ -73,21 +78,17 @@ func (c *trainCmd) Run(a *app) error {
 		defer w.Close()
 		o.Observer = w
 	}
-	// A log that nobody reads any more does not end the training.
-	signal.Ignore(syscall.SIGPIPE)
 	a.patient.Store(true)
 	res, err := train.Run(a.ctx, cfg, o)
 	bar.clear()
-	if err != nil {
-		return err
+	if err == nil && !c.JSON && res.Model != "" {
+		fmt.Fprintf(log, "wrote %s after %d steps and %s tokens\n", res.Model, res.Steps, countText(res.Tokens))
 	}
-	if c.JSON {
+	log.Close()
+	if err == nil && c.JSON {
 		return writeJSON(a.stdout, res)
 	}
-	if res.Model != "" {
-		fmt.Fprintf(a.stderr, "wrote %s after %d steps and %s tokens\n", res.Model, res.Steps, countText(res.Tokens))
-	}
-	return nil
+	return err
 }
 
 // config is the file with the flags over it.

@@ -18,7 +18,7 @@ func (w *Watch) Began(b *train.Beginning) {
 	w.keepID(b.Config.Train.Out)
 	w.metrics.Began(b.Kernel, b.Step, b.Steps, b.Tokens)
 	w.line(telemetry.WithStep(w.ctx, b.Step), slog.LevelInfo, "training began", slog.Int("steps", b.Steps), slog.Int64("tokens", b.Tokens),
-		slog.Int64("weights", b.Config.Model.Params().Total()), slog.String("kernel", b.Kernel), slog.Int("threads", b.Threads), slog.Bool("resumed", b.Step > 0))
+		slog.Int64("weights", b.Config.Model.Params().Total()), slog.String("kernel", b.Kernel), slog.Int("threads", b.Threads), slog.Bool("resumed", b.Step > 0), slog.String("metrics", w.addr))
 }
 
 // Stepped notes a step: a trace with its parts, the metrics, and with every line of the

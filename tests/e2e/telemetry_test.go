@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"encoding/json"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -197,6 +198,39 @@ func TestTelemetryFaults(t *testing.T) {
 	}
 	t.Logf("RELIABILITY | a training whose log is read no more, whose event directory is replaced by a file, whose JSON log is on a full disk and whose collector is gone: weights and optimizer are those of an undisturbed one, bit for bit, and what was lost is counted | %d observations lost | `tests/e2e TestTelemetryFaults` |",
 		r.Dropped_observations)
+}
+
+// A pipe that is full because nobody reads the log holds up nothing.
+func TestNobodyReadsTheLog(t *testing.T) {
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	const setPipeSize = 1031 // F_SETPIPE_SZ
+	if _, _, e := syscall.Syscall(syscall.SYS_FCNTL, write.Fd(), setPipeSize, 4096); e != 0 {
+		t.Skip(e)
+	}
+	cmd := command("train", training(t, "unread", "60"), "--out", "unread", "--set", "train.log_every=1", "--json") // 60 lines of 100 bytes
+	cmd.Stderr = write
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	write.Close()
+	stuck := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+	defer stuck.Stop()
+	var r struct{ Steps int }
+	if err := json.NewDecoder(out).Decode(&r); err != nil || r.Steps != 60 {
+		t.Errorf("%v, %+v", err, r)
+	}
+	_, _ = io.Copy(io.Discard, read)
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestTelemetryFlagsAreChecked(t *testing.T) {

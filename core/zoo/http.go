@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/architehc/nanochat/core/internal/clock"
@@ -30,8 +31,8 @@ type client struct {
 	ref  string
 	http *http.Client
 	own  *http.Transport // nil if the transport is the caller's
-	// answered says that some server was reached: a host that cannot be found is then a
-	// network that went away, and else a mistake.
+	// answered says that some server was reached: a host that is not there is then one
+	// that went away, and else a mistake.
 	answered bool
 }
 
@@ -157,7 +158,8 @@ func (c *client) do(ctx context.Context, r *http.Request) (*http.Response, error
 		if no, ok := errors.AsType[*redirectError](err); ok {
 			return nil, &Error{Kind: ErrNetwork, Model: c.ref, What: where, Err: no, Hint: "the server is set up wrongly; try another mirror"}
 		}
-		if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound && !c.answered {
+		dns, _ := errors.AsType[*net.DNSError](err)
+		if !c.answered && (dns != nil && dns.IsNotFound || errors.Is(err, syscall.ECONNREFUSED)) {
 			return nil, c.failed(ctx, where, err)
 		}
 		return nil, &fault{err: c.failed(ctx, where, err)}

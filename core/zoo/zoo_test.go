@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -123,23 +124,28 @@ func TestNames(t *testing.T) {
 // server answered before.
 func TestNoNetwork(t *testing.T) {
 	data := content(size)
-	gone := &net.DNSError{Err: "no such host", Name: "hub.example", IsNotFound: true}
-	for _, answered := range []bool{false, true} {
-		n := 0
-		s := serve(t, data, nil)
-		z := open(t, t.TempDir(), s.entry(), func(o *Options) {
-			o.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
-				if n++; n == 1 && answered {
-					return &http.Response{StatusCode: 500, Body: http.NoBody, Request: r}, nil
-				}
-				return nil, &net.OpError{Op: "dial", Err: gone}
-			})
+	for _, gone := range []error{&net.DNSError{Err: "no such host", Name: "hub.example", IsNotFound: true}, os.NewSyscallError("connect", syscall.ECONNREFUSED)} {
+		noNetwork(t, data, gone, false)
+		noNetwork(t, data, gone, true)
+	}
+}
+
+func noNetwork(t *testing.T, data []byte, gone error, answered bool) {
+	t.Helper()
+	n := 0
+	s := serve(t, data, nil)
+	z := open(t, t.TempDir(), s.entry(), func(o *Options) {
+		o.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+			if n++; n == 1 && answered {
+				return &http.Response{StatusCode: 500, Body: http.NoBody, Request: r}, nil
+			}
+			return nil, &net.OpError{Op: "dial", Err: gone}
 		})
-		_, err := get(t, z, data)
-		checkKind(t, err, ErrNetwork, "no such host")
-		if want := map[bool]int{false: 1, true: 5}[answered]; n != want {
-			t.Errorf("answered before: %v: %d requests, want %d", answered, n, want)
-		}
+	})
+	_, err := get(t, z, data)
+	checkKind(t, err, ErrNetwork, gone.Error())
+	if want := map[bool]int{false: 1, true: 5}[answered]; n != want {
+		t.Errorf("%v, answered before: %v: %d requests, want %d", gone, answered, n, want)
 	}
 }
 

@@ -402,6 +402,42 @@ func TestDeadlines(t *testing.T) {
 	require.Equal(t, 408, r.StatusCode)
 }
 
+// TestConnectionsAreUsedAgain: the deadline of one answer does not end the next one.
+func TestConnectionsAreUsedAgain(t *testing.T) {
+	f := serve(t, Options{Limits: Limits{Write: 50 * time.Millisecond, Read: 60 * time.Millisecond}}, nil)
+	c := f.dial(t, "")
+	in := bufio.NewReader(c)
+	for range 3 {
+		for _, ask := range []string{
+			request("/v1/completions", `{"prompt":"a","max_tokens":3,"stream":true}`), request("/v1/completions", `{"prompt":"a","max_tokens":3}`),
+			"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", "HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", request("/v1/completions", `{`),
+		} {
+			_, err := io.WriteString(c, ask)
+			require.NoError(t, err)
+			method := http.MethodPost
+			if strings.HasPrefix(ask, "HEAD") {
+				method = http.MethodHead
+			}
+			r, err := http.ReadResponse(in, &http.Request{Method: method})
+			require.NoError(t, err)
+			_, err = io.Copy(io.Discard, r.Body)
+			require.NoError(t, err)
+			time.Sleep(70 * time.Millisecond)
+		}
+	}
+}
+
+// TestLongAnswers: an answer may take longer than its request was allowed to.
+func TestLongAnswers(t *testing.T) {
+	f := serve(t, Options{Limits: Limits{Read: 50 * time.Millisecond, Write: 50 * time.Millisecond}}, nil)
+	f.fail = func(p string) {
+		if p == "answer" {
+			time.Sleep(200 * time.Millisecond)
+		}
+	}
+	require.NotEmpty(t, textOf(t, f.ok(t, "/v1/completions", `{"prompt":"a","max_tokens":20,"ignore_eos":true,"seed":1}`)))
+}
+
 // TestDrain: what runs is answered, what comes later is not, and Serve returns.
 func TestDrain(t *testing.T) {
 	f := serve(t, Options{}, nil)

@@ -217,7 +217,7 @@ func (s *Server) handle(rt route) http.HandlerFunc {
 
 		id := requestID(r)
 		began := s.clock.Now()
-		rec := &recorder{ResponseWriter: w}
+		rec := newRecorder(w, s.limits.Write)
 		h := rec.Header()
 		h.Set("X-Request-Id", id)
 		h.Set("X-Content-Type-Options", "nosniff")
@@ -293,7 +293,7 @@ func (s *Server) answer(w *recorder, v *visit, e *apiError) {
 	case w.status == 0:
 		writeError(w, e)
 	case w.events:
-		w.event(s.limits.Write, e) //nolint:errcheck // the client may be gone
+		w.event(e) //nolint:errcheck // the client may be gone
 	}
 }
 

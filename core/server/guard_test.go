@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -227,11 +228,11 @@ func TestDebug(t *testing.T) {
 		"/debug/pprof/profile?seconds=0.01": 200, "/debug/pprof/trace?seconds=0.01": 200,
 	} {
 		r := newRequest("GET", path, "127.0.0.1:1")
-		w := newRecorder()
+		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
 		require.Equal(t, status, w.Code, path)
 	}
-	w := newRecorder()
+	w := httptest.NewRecorder()
 	h.ServeHTTP(w, newRequest("GET", "/debug/pprof/", "evil.example"))
 	require.Equal(t, 403, w.Code)
 }

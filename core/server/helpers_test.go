@@ -299,5 +299,3 @@ func newRequest(method, path, host string) *http.Request {
 	r.Host = host
 	return r
 }
-
-func newRecorder() *httptest.ResponseRecorder { return httptest.NewRecorder() }

@@ -126,7 +126,6 @@ func (o *collected) finish(choices []*choice, u usage) error {
 		}
 		r.Choices = append(r.Choices, out)
 	}
-	http.NewResponseController(o.w).SetWriteDeadline(deadline(o.q.s.limits.Write)) //nolint:errcheck // there is none without a connection
 	writeJSON(o.w, http.StatusOK, r)
 	return nil
 }
@@ -205,9 +204,9 @@ func (o *events) send(u *usage, choices ...any) error {
 	e := event{o.head, choices}
 	return o.write(func() error {
 		if o.q.usage {
-			return o.w.event(o.q.s.limits.Write, countedEvent{e, u})
+			return o.w.event(countedEvent{e, u})
 		}
-		return o.w.event(o.q.s.limits.Write, e)
+		return o.w.event(e)
 	})
 }
 

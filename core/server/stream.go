@@ -35,14 +35,26 @@ type recorder struct {
 	over    bool
 }
 
+func newRecorder(w http.ResponseWriter, limit time.Duration) *recorder {
+	return &recorder{ResponseWriter: w, rc: http.NewResponseController(w), limit: limit}
+}
+
 // Unwrap is for http.ResponseController.
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// allow gives the client time to take what is sent next. Everything that is sent goes
+// through it: net/http keeps a deadline for the next request of the connection.
+func (w *recorder) allow() {
+	// A writer without deadlines, as in tests without a connection, cannot wait either.
+	w.rc.SetWriteDeadline(deadline(w.limit)) //nolint:errcheck
+}
 
 // WriteHeader begins the response.
 func (w *recorder) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status = status
 	}
+	w.allow()
 	w.ResponseWriter.WriteHeader(status)
 }
 
@@ -51,19 +63,18 @@ func (w *recorder) Write(b []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
+	w.allow()
 	n, err := w.ResponseWriter.Write(b)
 	w.bytes += int64(n)
 	return n, err
 }
 
 // event sends v as one server-sent event, now or within the time of together, and
-// waits at most limit for the client to take what came before.
-func (w *recorder) event(limit time.Duration, v any) error {
+// waits at most w.limit for the client to take what came before.
+func (w *recorder) event(v any) error {
 	if w.enc == nil {
 		w.enc = json.NewEncoder(&w.buf)
 		w.enc.SetEscapeHTML(false)
-		w.rc = http.NewResponseController(w.ResponseWriter)
-		w.limit = limit
 	}
 	w.buf.Reset()
 	w.buf.WriteString("data: ")
@@ -95,7 +106,6 @@ func (w *recorder) send(now bool) error {
 		h.Set("X-Accel-Buffering", "no") // nginx would collect events
 		w.WriteHeader(http.StatusOK)
 	}
-	w.allow()
 	if _, err := w.Write(w.buf.Bytes()); err != nil {
 		return errGone
 	}
@@ -111,12 +121,6 @@ func (w *recorder) send(now bool) error {
 	}
 	w.pending = true
 	return nil
-}
-
-// allow gives the client time to take what is sent next.
-func (w *recorder) allow() {
-	// A writer without deadlines, as in tests without a connection, cannot wait either.
-	w.rc.SetWriteDeadline(deadline(w.limit)) //nolint:errcheck
 }
 
 // flush sends what was written; w.mu is held.

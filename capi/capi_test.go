@@ -209,6 +209,8 @@ func TestModelOptions(t *testing.T) {
 		{"batch", nil, modelOptions{batch: 1 << 30}, "batch is"},
 		{"speculate", nil, modelOptions{speculate: 1 << 30}, "speculate is"},
 		{"kernel", nil, modelOptions{kernel: "abacus"}, "abacus"},
+		{"device", nil, modelOptions{device: "abacus"}, "abacus"},
+		{"NANOCHAT_DEVICE", map[string]string{"NANOCHAT_DEVICE": "abacus"}, modelOptions{}, "abacus"},
 		{"NANOCHAT_KERNEL", map[string]string{"NANOCHAT_KERNEL": "abacus"}, modelOptions{}, "abacus"},
 		{"NANOCHAT_THREADS", map[string]string{"NANOCHAT_THREADS": "many"}, modelOptions{}, `"many"`},
 	} {
@@ -241,6 +243,25 @@ func TestModelOptions(t *testing.T) {
 		e.release()
 		require.NoError(t, closeHandle(kindModel, h))
 	}
+}
+
+// A machine without a GPU says so, and auto is content with the processor.
+func TestDevices(t *testing.T) {
+	path := file(t)
+	h, err := openModel(path, modelOptions{device: "cuda", threads: 1}, none)
+	if err != nil {
+		requireStatus(t, statusUnsupported, "", err)
+		require.NotEmpty(t, failureOf(err).hint)
+	} else {
+		require.NoError(t, closeHandle(kindModel, h))
+	}
+	h, err = openModel(path, modelOptions{threads: 1}, func(name string) string { return map[string]string{"NANOCHAT_DEVICE": "auto"}[name] })
+	require.NoError(t, err)
+	e, m, err := useModel(h)
+	require.NoError(t, err)
+	require.Contains(t, string(m.info), `"device":`)
+	e.release()
+	require.NoError(t, closeHandle(kindModel, h))
 }
 
 func TestFilesThatAreNoModels(t *testing.T) {

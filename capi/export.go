@@ -140,9 +140,7 @@ func ncgoModelOpen(path *C.char, options *C.nanochat_model_options, model *C.uin
 			flags: uint32(options.flags), threads: uint32(options.threads), context: uint32(options.context),
 			batch: uint32(options.batch), speculate: uint32(options.speculate),
 		}
-		if options.kernel != nil {
-			o.kernel = C.GoString(options.kernel)
-		}
+		o.kernel, o.device = orEmpty(options.kernel), orEmpty(options.device)
 		h, err := openModel(C.GoString(path), o, process.over(getenv))
 		*model = C.uintptr_t(h)
 		return err

@@ -20,6 +20,8 @@ import (
 	"github.com/architehc/nanochat/core/tokenizer"
 	"github.com/architehc/nanochat/core/train"
 	"github.com/architehc/nanochat/core/zoo"
+	"github.com/architehc/nanochat/kernels/cuda"
+	"github.com/architehc/nanochat/kernels/dl"
 	"github.com/architehc/nanochat/kernels/team"
 )
 
@@ -100,6 +102,9 @@ func failureOf(err error) *failure {
 		saved   *checkpoint.Error
 		trained *train.Error
 		lacking *chat.UnsupportedError
+		gpu     *cuda.Error
+		gpuRAM  *cuda.MemoryError
+		library *dl.Error
 		errno   syscall.Errno
 	)
 	text := err.Error()
@@ -112,6 +117,12 @@ func failureOf(err error) *failure {
 		return invalid(text, "the name is that of a field of the options")
 	case errors.As(err, &lacking):
 		return &failure{statusUnsupported, "chat: " + lacking.What, lacking.Hint}
+	case errors.As(err, &gpuRAM):
+		return &failure{statusNoMemory, text, "close other programs that use the GPU, or use a smaller model or context"}
+	case errors.As(err, &gpu):
+		return &failure{statusUnsupported, text, gpu.Hint}
+	case errors.As(err, &library):
+		return &failure{statusUnsupported, text, library.Hint}
 	case errors.Is(err, infer.ErrBusy):
 		return &failure{statusBusy, "the session has a stream that has not ended", "read that stream to its end, or close it"}
 	case errors.As(err, &full):

@@ -258,7 +258,7 @@ func TestSettings(t *testing.T) {
 	require.Empty(t, get("threads"))
 
 	for key, value := range map[string]string{
-		"threads": "many", "kernel": "abacus", "tune": "a lot", "offline": "perhaps", "endpoint": "ftp://x", "log": "loud",
+		"threads": "many", "kernel": "abacus", "tune": "a lot", "offline": "perhaps", "endpoint": "ftp://x", "log": "loud", "device": "abacus",
 		"memory_limit": "12", "gc_percent": "0", "colour": "red",
 	} {
 		requireStatus(t, statusInvalid, key, s.set(key, &value))

@@ -13,6 +13,7 @@ import (
 	"github.com/architehc/nanochat/core/tokenizer"
 	"github.com/architehc/nanochat/core/zoo"
 	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/cuda"
 	"github.com/architehc/nanochat/kernels/team"
 	"github.com/architehc/nanochat/kernels/tune"
 )
@@ -47,10 +48,10 @@ func checkFlags(flags, known uint32) error {
 	return nil
 }
 
-// modelOptions is nanochat_model_options; kernel is empty where it is NULL.
+// modelOptions is nanochat_model_options; kernel and device are empty where they are NULL.
 type modelOptions struct {
 	flags, threads, context, batch, speculate uint32
-	kernel                                    string
+	kernel, device                            string
 }
 
 // environment reads a variable of the process as C sees it: Go's copy is from the
@@ -86,7 +87,14 @@ func (o *modelOptions) chat(getenv environment) (chat.Options, error) {
 			return chat.Options{}, invalid(err.Error(), hint)
 		}
 	}
-	c := chat.Options{Set: set, HugePages: o.flags&flagNoHugePages == 0, Engine: infer.Options{
+	device := o.device
+	if device == "" {
+		device = getenv("NANOCHAT_DEVICE")
+	}
+	if err := checkDevice(device); err != nil {
+		return chat.Options{}, invalid(err.Error(), "options of the model, NANOCHAT_DEVICE or the setting device say so")
+	}
+	c := chat.Options{Set: set, HugePages: o.flags&flagNoHugePages == 0, Device: device, CUDA: cuda.FromEnvironment(getenv), Engine: infer.Options{
 		Threads: threads, Pin: o.flags&flagPin != 0, Context: int(o.context), MaxBatch: int(o.batch), Speculate: int(o.speculate),
 	}}
 	if o.flags&flagKVInt8 != 0 {
@@ -104,6 +112,15 @@ func (o *modelOptions) chat(getenv environment) (chat.Options, error) {
 		c.Choose = chat.Tuned(tune.Options{Mode: mode, Dir: dir, Version: version, Fallback: set})
 	}
 	return c, nil
+}
+
+// checkDevice refuses what is no name of a device; "" is one.
+func checkDevice(name string) error {
+	switch name {
+	case "", chat.DeviceCPU, chat.DeviceCUDA, chat.DeviceAuto:
+		return nil
+	}
+	return fmt.Errorf("device is %.40q, must be %s, %s or %s", name, chat.DeviceCPU, chat.DeviceCUDA, chat.DeviceAuto)
 }
 
 // openModel opens the model of a path or name and gives it a handle.
@@ -171,6 +188,7 @@ type infoReport struct {
 	Source     string           `json:"source"`
 	Revision   string           `json:"revision,omitempty"`
 	Kernel     string           `json:"kernel"`
+	Device     string           `json:"device"`
 	Threads    int              `json:"threads"`
 	Context    int              `json:"context"`
 	Vocabulary vocabReport      `json:"vocabulary"`
@@ -205,6 +223,7 @@ func infoOf(found zoo.Found, m *chat.Model) infoReport {
 		Vocabulary: vocabReport{Size: t.Vocab(), Split: t.Pre(), AddsBOS: t.AddsBOS(), Stops: append([]int32{}, t.Stops()...)},
 		Config:     map[string]any{},
 	}
+	r.Device, _ = m.Device()
 	in := m.Info()
 	r.Name, r.Architecture, r.Licence, r.Description = in.Name, in.Architecture, in.Licence, in.Description
 	r.SHA256, r.FileBytes, r.WeightBytes, r.BitsPerWeight = in.SHA256, in.FileBytes, in.WeightBytes, in.BitsPerWeight

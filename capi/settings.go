@@ -32,6 +32,7 @@ var variables = []struct {
 	{"offline", "NANOCHAT_OFFLINE", checkZoo("NANOCHAT_OFFLINE")},
 	{"threads", "NANOCHAT_THREADS", func(v string) error { _, err := threadsOf(v); return err }},
 	{"kernel", "NANOCHAT_KERNEL", func(v string) error { _, err := kernels.ByName(v); return err }},
+	{"device", "NANOCHAT_DEVICE", checkDevice},
 	{"tune", "NANOCHAT_TUNE", func(v string) error { _, err := tune.ParseMode(v); return err }},
 	{"log", "NANOCHAT_LOG", func(v string) error { _, err := levelOf(v); return err }},
 }

@@ -54,7 +54,7 @@
  *     it any more: a closed model stays in memory until its sessions and streams are closed and
  *     the calls in progress have returned. The library itself stays loaded: dlclose() has
  *     no effect.
- * Results. The same model, prompt, options and seed give the same tokens on any number
+ * Results. The same model, prompt, options, seed and device give the same tokens on any number
  *     of threads, with any kernel, in a session or not, and beside any other streams.
  * Network. It is used by nanochat_download_open and nothing else, and not at all if the setting
  *     offline is 1. A file is not to be seen before its SHA-256 is the promised one. Nothing is
@@ -187,6 +187,7 @@ NANOCHAT_API nanochat_status nanochat_system_info(char *buffer, size_t capacity,
  *     endpoint, token   the hub or a mirror of it, and what to tell it
  *     offline           1: no network at all
  *     threads, kernel   for models and trainings that leave them open
+ *     device            for models that leave it open: cpu, cuda or auto
  *     tune              off, auto or refresh: measure which kernel is fastest, and remember it
  *     log               debug, info, warn or error: the level of nanochat_log_open
  *     memory_limit      bytes that the garbage collector tries to stay within; at once
@@ -209,7 +210,7 @@ NANOCHAT_API nanochat_status nanochat_get(const char *key, char *buffer, size_t 
 #define NANOCHAT_MODEL_KV_INT8 2u       /* keep keys and values in 8 bits, not 16 */
 #define NANOCHAT_MODEL_NO_HUGE_PAGES 4u /* use weights where the file is mapped, not a copy */
 
-/* How a model is run. None of it but NANOCHAT_MODEL_KV_INT8 changes a token. */
+/* How a model is run. None of it but NANOCHAT_MODEL_KV_INT8 and device changes a token. */
 typedef struct nanochat_model_options {
 	uint32_t struct_size;
 	uint32_t flags;     /* NANOCHAT_MODEL_* */
@@ -218,6 +219,8 @@ typedef struct nanochat_model_options {
 	uint32_t batch;     /* streams computed at the same time, more wait; 0: 8 */
 	uint32_t speculate; /* tokens to guess ahead from the text so far; 0: none */
 	const char *kernel; /* a name in nanochat_system_info; NULL: NANOCHAT_KERNEL, else the best */
+	const char *device; /* cpu, cuda, or auto (a GPU that can be used, else the processor); NULL:
+	                       NANOCHAT_DEVICE, else cpu */
 } nanochat_model_options;
 
 /* nanochat_model_options_init writes the defaults. size is sizeof *options. */
@@ -228,13 +231,14 @@ NANOCHAT_API void nanochat_model_options_init(nanochat_model_options *options, s
  * nanochat_zoo_resolve; the network is not used. options may be NULL. The file must not be
  * changed while the model is open: write a new one and rename it.
  *
- * Errors: E_NOT_FOUND, E_PLANNED, E_IO, E_FORMAT (with place in the file), E_INVALID, E_NOMEM. */
+ * Errors: E_NOT_FOUND, E_PLANNED, E_IO, E_FORMAT (with place in the file), E_INVALID, E_NOMEM,
+ * E_UNSUPPORTED (there is no GPU that can be used). */
 NANOCHAT_API nanochat_status nanochat_model_open(const char *name,
                                                  const nanochat_model_options *options,
                                                  nanochat_model **model, nanochat_error **err);
 
 /* nanochat_model_info writes a JSON object about the model: path, source (as in
- * nanochat_zoo_resolve), kernel, threads, context,
+ * nanochat_zoo_resolve), kernel, device, threads, context,
  * vocabulary (size, split, bos, adds_bos, stops), config (by the keys of configuration files),
  * params (number of weights by class), and what the file says: name, architecture, licence,
  * description, sha256 (of the tensors), file_bytes, weight_bytes, bits_per_weight, chat_template

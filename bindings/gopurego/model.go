@@ -14,8 +14,8 @@ import (
 type ModelOptions struct {
 	// Threads, Context, Batch and Speculate are as in nanochat_model_options.
 	Threads, Context, Batch, Speculate uint32
-	// Kernel is one of SystemInfo's kernels.
-	Kernel string
+	// Kernel is one of SystemInfo's kernels, Device is cpu, cuda or auto.
+	Kernel, Device string
 	// Pin binds threads to processors, KVInt8 keeps keys and values in 8 bits,
 	// NoHugePages uses weights where the file is mapped.
 	Pin, KVInt8, NoHugePages bool
@@ -24,7 +24,7 @@ type ModelOptions struct {
 // modelOptions is nanochat_model_options.
 type modelOptions struct {
 	size, flags, threads, context, batch, speculate uint32
-	kernel                                          *byte
+	kernel, device                                  *byte
 }
 
 // Model is an open model.
@@ -44,8 +44,10 @@ func (l *Library) OpenModel(name string, o ModelOptions) (*Model, error) {
 	}
 	c.size = uint32(unsafe.Sizeof(c))
 	if o.Kernel != "" {
-		c.kernel = unsafe.StringData(o.Kernel + "\x00")
-		pins.Pin(c.kernel)
+		c.kernel = text(&pins, o.Kernel)
+	}
+	if o.Device != "" {
+		c.device = text(&pins, o.Device)
 	}
 	m := &Model{l: l}
 	var err uintptr

@@ -146,7 +146,7 @@ static void environment(const char *path)
 	IS(NANOCHAT_OK, nanochat_model_open(path, NULL, &model, NULL));
 	IS(NANOCHAT_OK, nanochat_model_info(model, buffer, sizeof buffer - 1, &n, NULL));
 	buffer[n] = 0;
-	CHECK(strstr(buffer, "\"kernel\":\"go\",\"threads\":1"));
+	CHECK(strstr(buffer, "\"kernel\":\"go\",\"device\":\"cpu\",\"threads\":1"));
 	IS(NANOCHAT_OK, nanochat_model_close(model));
 	setenv("NANOCHAT_KERNEL", "abacus", 1);
 	IS(NANOCHAT_E_INVALID, nanochat_model_open(path, NULL, &model, &err));

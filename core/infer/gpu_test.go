@@ -4,7 +4,6 @@ package infer
 
 import (
 	"os"
-	"os/exec"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -18,22 +17,20 @@ import (
 // An engine on the emulated GPU gives the tokens of one on the processor: with a prefix
 // that is shared, its pages copied, and streams side by side.
 func TestEngineOnGPU(t *testing.T) {
-	for _, cc := range cudatest.Compilers {
-		if _, err := exec.LookPath(cc); err != nil {
-			t.Skip("no", cc, "to build the emulated driver with")
-		}
+	dirs, image, missing, err := cudatest.Setup(os.Getenv)
+	if missing != "" {
+		t.Skip(missing)
 	}
-	dir, err := cudatest.Build()
 	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	driver, err := cuda.OpenDriver(dir)
+	t.Cleanup(cudatest.Clean)
+	driver, err := cuda.OpenDriver(dirs...)
 	require.NoError(t, err)
 	device, err := driver.Open(0)
 	require.NoError(t, err)
 	t.Cleanup(device.Close)
 
 	m := smallModel(t)
-	gpu, err := model.NewGPU(m, device, cudatest.Image(dir))
+	gpu, err := model.NewGPU(m, device, image)
 	require.NoError(t, err)
 	prompts := [][]int32{make([]int32, 70), make([]int32, 67), {5, 6, 7}}
 	for _, p := range prompts[:2] {

@@ -4,7 +4,6 @@ package model
 
 import (
 	"os"
-	"os/exec"
 	"runtime"
 	"testing"
 
@@ -16,29 +15,25 @@ import (
 	"github.com/architehc/nanochat/kernels/team"
 )
 
-// gpu opens the emulated device, and gives the code of its kernels.
+// gpu opens the emulated device or the machine's, and gives the code of its kernels.
 func gpu(t *testing.T) (*cuda.Device, cuda.Image) {
 	t.Helper()
-	for _, cc := range cudatest.Compilers {
-		if _, err := exec.LookPath(cc); err != nil {
-			t.Skip("no", cc, "to build the emulated driver with")
-		}
+	dirs, image, missing, err := cudatest.Setup(os.Getenv)
+	if missing != "" {
+		t.Skip(missing)
 	}
-	dir, err := cudatest.Build()
 	require.NoError(t, err)
-	d, err := cuda.OpenDriver(dir)
+	d, err := cuda.OpenDriver(dirs...)
 	require.NoError(t, err)
 	device, err := d.Open(0)
 	require.NoError(t, err)
 	t.Cleanup(device.Close)
-	return device, cudatest.Image(dir)
+	return device, image
 }
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if dir, _ := cudatest.Build(); dir != "" {
-		os.RemoveAll(dir)
-	}
+	cudatest.Clean()
 	os.Exit(code)
 }
 
@@ -138,6 +133,9 @@ func TestGPUStepOfSeveralSequences(t *testing.T) {
 }
 
 func TestGPUWithoutRoom(t *testing.T) {
+	if cudatest.OnGPU(os.Getenv) {
+		t.Skip("the machine's GPU has room")
+	}
 	t.Setenv("FAKE_CUDA_MEMORY", "100000")
 	device, image := gpu(t)
 	m := initModel(t, small(), 1, nil)

@@ -4,7 +4,6 @@ package cuda_test
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -17,23 +16,22 @@ import (
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if dir, err := cudatest.Build(); err == nil || dir != "" {
-		os.RemoveAll(dir)
-	}
+	cudatest.Clean()
 	os.Exit(code)
 }
 
 // libraries builds what the tests load.
 func libraries(t *testing.T) string {
 	t.Helper()
-	for _, cc := range cudatest.Compilers {
-		if _, err := exec.LookPath(cc); err != nil {
-			t.Skip("no", cc, "to build the emulated driver with")
-		}
+	if cudatest.OnGPU(os.Getenv) {
+		t.Skip("this test is about the emulated GPU; the tests are on the machine's")
 	}
-	dir, err := cudatest.Build()
+	dirs, _, missing, err := cudatest.Setup(os.Getenv)
+	if missing != "" {
+		t.Skip(missing)
+	}
 	require.NoError(t, err)
-	return dir
+	return dirs[0]
 }
 
 // emulated opens the emulated driver; scene is pairs of environment variables and values.

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,16 +15,18 @@ import (
 // TestDevice: the emulated GPU gives the text of the processor; its kernels are compiled
 // once and kept.
 func TestDevice(t *testing.T) {
-	for _, cc := range cudatest.Compilers {
-		if _, err := exec.LookPath(cc); err != nil {
-			t.Skip("no", cc, "to build the emulated driver with")
-		}
+	if cudatest.OnGPU(os.Getenv) {
+		t.Skip("this test is about the emulated GPU; the tests are on the machine's")
 	}
-	libs, err := cudatest.Build()
+	dirs, _, missing, err := cudatest.Setup(os.Getenv)
+	if missing != "" {
+		t.Skip(missing)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(libs) })
+	t.Cleanup(cudatest.Clean)
+	libs := dirs[0]
 	env := []string{cuda.LibDirVariable + "=" + libs, "XDG_CACHE_HOME=" + t.TempDir()}
 	args := []string{"generate", "tiny.gguf", "fn main() {", "-n", "6", "-t", "1", "-u", "--device"}
 	want := ok(t, "", append(args, "cpu")...)

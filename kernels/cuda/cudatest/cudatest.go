@@ -12,14 +12,11 @@ import (
 	"github.com/architehc/nanochat/kernels/cuda"
 )
 
-// Compilers are the programs that Build needs.
-var Compilers = []string{"gcc", "g++"}
-
-// Build compiles the driver, the compiler and the kernels, once in a process, and returns their
-// directory, for cuda.OpenDriver. The caller removes it when the process ends.
-var Build = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "cudatest")
-	if err != nil {
+// build compiles the driver, the compiler and the kernels, once in a process, and returns their
+// directory.
+var build = sync.OnceValues(func() (string, error) {
+	dir := place()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
 	home, err := Home()
@@ -40,6 +37,12 @@ var Build = sync.OnceValues(func() (string, error) {
 	}
 	return dir, nil
 })
+
+// Clean removes what Setup has built, if it has: to be called once, at the end.
+func Clean() { _ = os.RemoveAll(place()) } // a directory for temporary files
+
+// place is the directory of build.
+func place() string { return filepath.Join(os.TempDir(), fmt.Sprintf("cudatest-%d", os.Getpid())) }
 
 // Home is the directory of package cuda in the checkout that the test runs in.
 func Home() (string, error) {
@@ -72,6 +75,31 @@ func compile(out, cc string, args ...string) error {
 		return fmt.Errorf("cudatest: %s: %w\n%s", cmd, err, text)
 	}
 	return nil
+}
+
+// GPUVariable, set to 1, makes the tests use the GPU of the machine instead of the emulated
+// one; its compiler is then found as users' is.
+const GPUVariable = "NANOCHAT_TEST_GPU"
+
+// OnGPU says whether the tests use the GPU of the machine.
+func OnGPU(getenv func(string) string) bool { return getenv(GPUVariable) == "1" }
+
+// Setup is the emulated GPU, or that of the machine, and the code of its kernels. missing, if
+// not "", says why there is neither.
+func Setup(getenv func(string) string) (dirs []string, image cuda.Image, missing string, err error) {
+	if OnGPU(getenv) {
+		s := cuda.FromEnvironment(getenv)
+		cache := &cuda.CodeCache{Dir: s.CacheDir}
+		cache.Compiler, cache.Err = cuda.OpenCompiler(s.LibDirs...)
+		return s.LibDirs, cache.Cubin, "", nil
+	}
+	for _, cc := range []string{"gcc", "g++"} {
+		if _, err := exec.LookPath(cc); err != nil {
+			return nil, nil, "no " + cc + " to build the emulated GPU with", nil
+		}
+	}
+	dir, err := build()
+	return []string{dir}, Image(dir), "", err
 }
 
 // Image gives the host build of a kernel source in the place of its code; dir is that of

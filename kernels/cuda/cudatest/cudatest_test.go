@@ -4,7 +4,6 @@ package cudatest
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -13,23 +12,25 @@ import (
 	"github.com/architehc/nanochat/kernels/cuda"
 )
 
-func build(t *testing.T) string {
+func libraries(t *testing.T) string {
 	t.Helper()
-	for _, cc := range Compilers {
-		if _, err := exec.LookPath(cc); err != nil {
-			t.Skip("no", cc, "to build the emulated driver with")
-		}
+	if OnGPU(os.Getenv) {
+		t.Skip("this test is about the emulated GPU; the tests are on the machine's")
 	}
-	dir, err := Build()
+	dirs, _, missing, err := Setup(os.Getenv)
+	if missing != "" {
+		t.Skip(missing)
+	}
 	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := dirs[0]
+	t.Cleanup(Clean)
 	return dir
 }
 
 // The emulation has to find what it is for: a barrier that is missing, threads that wait
 // at different barriers, and an argument with another layout.
 func TestEmulationFindsFaults(t *testing.T) {
-	dir := build(t)
+	dir := libraries(t)
 	source := filepath.Join(t.TempDir(), "faulty.cu")
 	require.NoError(t, os.WriteFile(source, []byte(`
 #include "common.cuh"

@@ -17,12 +17,18 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/architehc/nanochat/core/chat"
+	"github.com/architehc/nanochat/core/checkpoint"
 	"github.com/architehc/nanochat/core/config"
+	"github.com/architehc/nanochat/core/data"
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/infer"
 	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/core/sample"
 	"github.com/architehc/nanochat/core/tokenizer"
+	"github.com/architehc/nanochat/core/train"
+	"github.com/architehc/nanochat/core/zoo"
+	"github.com/architehc/nanochat/kernels/cuda"
 )
 
 // none is an empty environment.
@@ -179,6 +185,28 @@ func TestFailures(t *testing.T) {
 		{&fs.PathError{Err: syscall.EACCES}, statusIO},
 		{&fs.PathError{Err: syscall.EIO}, statusIO},
 		{errors.New("unforeseen"), statusInternal},
+		{&zoo.Error{Kind: zoo.ErrName}, statusInvalid},
+		{&zoo.Error{Kind: zoo.ErrSetting}, statusInvalid},
+		{&zoo.Error{Kind: zoo.ErrNotFound}, statusNotFound},
+		{&zoo.Error{Kind: zoo.ErrPlanned}, statusPlanned},
+		{&zoo.Error{Kind: zoo.ErrOffline}, statusOffline},
+		{&zoo.Error{Kind: zoo.ErrNetwork}, statusNetwork},
+		{&zoo.Error{Kind: zoo.ErrDenied}, statusNetwork},
+		{&zoo.Error{Kind: zoo.ErrChecksum}, statusChecksum},
+		{&zoo.Error{Kind: zoo.ErrNoHash}, statusChecksum},
+		{&zoo.Error{Kind: zoo.ErrBusy}, statusBusy},
+		{&zoo.Error{Kind: zoo.ErrCache}, statusIO},
+		{&chat.UnsupportedError{Hint: "convert it"}, statusUnsupported},
+		{infer.ErrBusy, statusBusy},
+		{train.ErrDiverged, statusDiverged},
+		{&train.Error{What: "stopped", Err: train.ErrDiverged}, statusDiverged},
+		{&train.Error{What: "no length"}, statusInvalid},
+		{&data.Error{Path: data.OptionsPath}, statusInvalid},
+		{&data.Error{Path: "shard", What: "damaged", Hint: "convert it"}, statusFormat},
+		{&data.Error{Path: "shard", Err: &fs.PathError{Err: syscall.EIO}}, statusIO},
+		{&checkpoint.Error{Path: "step", What: "damaged"}, statusFormat},
+		{&cuda.Error{Call: "cuInit"}, statusUnsupported},
+		{&cuda.MemoryError{}, statusNoMemory},
 	} {
 		f := failureOf(fmt.Errorf("somewhere: %w", tt.err))
 		require.Equal(t, tt.want, f.status, "%T: %v", tt.err, tt.err)

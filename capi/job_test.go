@@ -362,6 +362,43 @@ func TestZoo(t *testing.T) {
 	requireStatus(t, statusNotFound, "one", err)
 }
 
+// A download that hangs is cancelled at once, and one from nowhere fails.
+func TestDownloadsEnd(t *testing.T) {
+	begun := make(chan struct{}, 8)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "1000000")
+		w.WriteHeader(http.StatusOK)
+		w.(http.Flusher).Flush()
+		begun <- struct{}{}
+		<-r.Context().Done()
+	}))
+	t.Cleanup(server.Close)
+	cache := t.TempDir()
+	getenv := func(name string) string { return map[string]string{"NANOCHAT_CACHE": cache}[name] }
+	o := zooOptions{url: server.URL + "/m.gguf", sha256: strings.Repeat("a", 64)}
+	for _, tt := range []struct {
+		end  func(uintptr) error
+		want status
+	}{{cancelJob, statusCancelled}, {func(h uintptr) error { return closeHandle(kindJob, h) }, statusClosed}} {
+		h, err := openDownload("own", o, getenv, "")
+		require.NoError(t, err)
+		e, j, err := useJob(h)
+		require.NoError(t, err)
+		<-begun
+		start := time.Now()
+		require.NoError(t, tt.end(h))
+		for err == nil {
+			_, _, err = j.next(forever, make([]byte, 999))
+		}
+		requireStatus(t, tt.want, "", err)
+		require.Less(t, time.Since(start), 5*time.Second)
+		e.release()
+		if tt.want == statusCancelled {
+			closeJob(t, h)
+		}
+	}
+}
+
 func TestZooOptions(t *testing.T) {
 	getenv := shelf(t, "hellO")
 	h, err := openDownload("one", zooOptions{}, getenv, "")

@@ -198,7 +198,7 @@ type piece struct {
 	token, finish int32
 	logprob       float32
 	length        uint64
-	flags, unused uint32
+	flags, _      uint32
 }
 
 // Finish is why an answer ended.

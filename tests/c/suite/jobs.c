@@ -211,6 +211,36 @@ static void trainings(const char *dir)
 	CHECK(!access(text, R_OK));
 }
 
+/* divergence: with so narrow a limit, and so large steps, a loss soon lies above the mean. */
+static void divergence(const char *dir)
+{
+	char config[4096], out[4096], text[8192];
+	const char *sets[] = {out,
+	                      "train.steps=300",
+	                      "anomaly.patience=1",
+	                      "anomaly.window=64",
+	                      "anomaly.loss_sigma=0.001",
+	                      "optim.embedding.lr=10"};
+	nanochat_job *job;
+	nanochat_error *err = NULL;
+	int32_t finish;
+	nanochat_status status;
+	size_t n;
+
+	snprintf(config, sizeof config, "%s/train.toml", dir);
+	snprintf(out, sizeof out, "train.out='%s/diverging'", dir);
+	IS(NANOCHAT_OK,
+	   nanochat_train_open(config, sets, sizeof sets / sizeof *sets, "none", &job, NULL));
+	do
+		status = nanochat_job_next(job, NANOCHAT_FOREVER, text, sizeof text, &n, &finish, &err);
+	while (!status && !finish);
+	CHECK(status == NANOCHAT_E_DIVERGED);
+	CHECK(strstr(nanochat_error_message(err), "step ") && *nanochat_error_hint(err));
+	nanochat_error_free(err);
+	IS(NANOCHAT_E_DIVERGED, nanochat_job_next(job, 0, text, sizeof text, &n, &finish, NULL));
+	IS(NANOCHAT_OK, nanochat_job_close(job));
+}
+
 static void logging(const char *model)
 {
 	nanochat_job *job;
@@ -241,6 +271,7 @@ int jobs(int argc, char **argv)
 	zoo();
 	downloads(argv[0]);
 	trainings(argv[1]);
+	divergence(argv[1]);
 	logging(argv[0]);
 	return 0;
 }

@@ -40,6 +40,9 @@ func TestLibraryUnderSanitizers(t *testing.T) {
 	for _, part := range [][]string{{"contract"}, {"sessions"}, {"misuse"}, {"concurrent"}, {"signals"}, {"chaos", n, "32", "5"}, {"table", n, "32", "6"}} {
 		t.Run(part[0], func(t *testing.T) { run(t, env, append([]string{program, part[0], small}, part[1:]...)...) })
 	}
+	if t.Failed() {
+		return
+	}
 	t.Logf("RELIABILITY | random calls by 32 threads with shim, kernels and caller under ASan and UBSan: no report | 2 × %s | `tests/c TestLibraryUnderSanitizers` |", n)
 }
 
@@ -57,6 +60,9 @@ func TestValgrind(t *testing.T) {
 			out := run(t, nil, append(args, part[1:]...)...)
 			require.Empty(t, strings.TrimSpace(out))
 		})
+	}
+	if t.Failed() {
+		return
 	}
 	t.Logf("RELIABILITY | random calls under valgrind, which sees the caller, its buffers and its leaks, and not the Go runtime: no report | 2 × %s | `tests/c TestValgrind` |", n)
 }

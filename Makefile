@@ -98,7 +98,7 @@ python-matrix: build ## the tests of the Python package on every Python 3.10 to 
 
 .PHONY: wheel sdist
 wheel: setup-build setup-python ## the Python package with library, program and model, in dist/
-	@rm -f dist/*.whl
+	@rm -f dist/nanochat-*_$${NANOCHAT_TARGET:-$$(uname -m)}.whl
 	.venv/bin/python -m pip wheel -q --no-deps --no-build-isolation -w dist ./python
 	@ls -l dist/*.whl
 sdist: setup-build setup-python ## the same as sources, which build without Go and a C compiler installed

@@ -75,6 +75,11 @@ func NewServing(o ServingOptions) *Serving {
 		models: map[string]*ModelServing{},
 	}
 	buildInfo(r).WithLabelValues(newLabel(1).of(o.Version), newLabel(1).of(o.Kernel)).Set(1)
+	// A series that begins at 1 has no increase for Prometheus: those of alerts begin at 0.
+	s.rejected.WithLabelValues(s.reason.of("queue_full"))
+	for _, reason := range []string{"client_gone", "timeout", "shutdown"} {
+		s.cancelled.WithLabelValues(s.reason.of(reason))
+	}
 	r.MustRegister(engines{s, engineDescs()})
 	return s
 }

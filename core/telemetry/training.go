@@ -34,8 +34,9 @@ type Training struct {
 	best        float64
 }
 
-// NewTraining returns the metrics of a training.
-func NewTraining(o ServingOptions) *Training {
+// NewTraining returns the metrics of a training. kinds are those of its anomalies: a series
+// that begins at 1 has no increase for Prometheus, so they begin at 0.
+func NewTraining(o ServingOptions, kinds ...string) *Training {
 	r := newRegistry(&o)
 	g := func(name, help string) prometheus.Gauge { return gauge(r, "nanochat_train_"+name, help) }
 	c := func(name, help string) prometheus.Counter { return counter(r, "nanochat_train_"+name, help) }
@@ -81,6 +82,9 @@ func NewTraining(o ServingOptions) *Training {
 	}
 	for _, result := range []string{"saved", "failed"} {
 		t.checkpoints.WithLabelValues(result)
+	}
+	for _, kind := range kinds {
+		t.anomalies.WithLabelValues(t.kind.of(kind))
 	}
 	t.version = o.Version
 	return t

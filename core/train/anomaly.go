@@ -22,6 +22,18 @@ const (
 	Collapse  Kind = "collapse" // the residual streams have become alike
 )
 
+// Kinds is all kinds of events: those above, a checkpoint that could not be saved, and
+// observations that were lost.
+func Kinds() []Kind {
+	return []Kind{NonFinite, LossSpike, GradSpike, Entropy, Flips, Zeros, Collapse, unsaved, unseen}
+}
+
+// The kinds of events that are no anomalies.
+const (
+	unsaved Kind = "save"
+	unseen  Kind = "telemetry"
+)
+
 // Event is something that a person who watches a run should know.
 type Event struct {
 	Kind Kind   `json:"kind"`

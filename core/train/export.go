@@ -29,7 +29,7 @@ func (r *run) export(name string) error {
 	}
 	if err != nil {
 		r.failed++
-		r.event("save", "%s not written: %v", name, err)
+		r.event(unsaved, "%s not written: %v", name, err)
 		return &Error{What: "writing " + r.path(name), Err: err}
 	}
 	r.result.Model = r.path(name)

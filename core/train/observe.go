@@ -69,7 +69,7 @@ func (r *run) observe(f func(Observer)) {
 			defer func() {
 				if p := recover(); p != nil {
 					r.observers[i] = nil
-					r.event("telemetry", "an observer failed and is not called again: %v", p)
+					r.event(unseen, "an observer failed and is not called again: %v", p)
 				}
 			}()
 			f(o)
@@ -102,7 +102,7 @@ func (r *run) tellDropped() {
 	}
 	if n := r.dropped(); n > 0 {
 		r.toldDropped = true
-		r.event("telemetry", "%d observations could not be written or sent; the training goes on without them", n)
+		r.event(unseen, "%d observations could not be written or sent; the training goes on without them", n)
 	}
 }
 

@@ -86,7 +86,7 @@ func (r *run) save() error {
 		if path != "" {
 			what = "checkpoint saved, but"
 		}
-		r.event("save", "%s: %v", what, err)
+		r.event(unsaved, "%s: %v", what, err)
 	}
 	r.saving(path, err, from)
 	if path == "" {

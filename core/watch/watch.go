@@ -79,7 +79,11 @@ func New(o Options) (*Watch, error) {
 		}
 	}
 	if o.MetricsAddr != "" {
-		w.metrics = telemetry.NewTraining(telemetry.ServingOptions{Version: o.Version, Process: true, Dropped: w.Dropped})
+		var kinds []string
+		for _, k := range train.Kinds() {
+			kinds = append(kinds, string(k))
+		}
+		w.metrics = telemetry.NewTraining(telemetry.ServingOptions{Version: o.Version, Process: true, Dropped: w.Dropped}, kinds...)
 		addr, err := telemetry.Listen(w.ctx, o.MetricsAddr, w.metrics.Handler())
 		if err != nil {
 			w.Close()

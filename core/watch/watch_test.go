@@ -77,7 +77,7 @@ func TestEveryoneIsTold(t *testing.T) {
 	res.Body.Close()
 	for _, line := range []string{
 		`nanochat_train_step 8`, `nanochat_train_tokens_total 800`, `nanochat_train_loss NaN`, `nanochat_train_validation_bpb 1.5`, `nanochat_train_mhc_gain 0.5`,
-		`nanochat_train_anomalies_total{kind="loss"} 1`, `nanochat_train_checkpoints_total{result="failed"} 1`, `nanochat_train_checkpoint_step 8`,
+		`nanochat_train_anomalies_total{kind="loss"} 1`, `nanochat_train_anomalies_total{kind="save"} 0`, `nanochat_train_checkpoints_total{result="failed"} 1`, `nanochat_train_checkpoint_step 8`,
 		`nanochat_build_info{kernel="avx2",version="1"} 1`, `nanochat_train_skipped_steps_total 1`, `nanochat_train_step_duration_seconds_count 2`,
 	} {
 		require.Contains(t, string(text), line+"\n")

@@ -37,6 +37,7 @@ class ModelOptions(ctypes.Structure):
         ("batch", c_uint32),
         ("speculate", c_uint32),
         ("kernel", c_char_p),
+        ("device", c_char_p),
     )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,10 @@ from nanochat.errors import ClosedError, InvalidArgumentError
 # One step of an answer: text, token or -1, number of the finish or 0, logprob, whether it is echoed, likeliest
 # tokens, logits as the bytes of float32.
 Step = tuple[str, int, int, "float | None", bool, list[tuple[int, float]], "bytes | None"]
+
+
+# Seconds that a call takes when it has to wait for a step.
+_WAITED = 100e-6
 
 
 def path_bytes(what: str, path: str) -> bytes:
@@ -80,7 +85,7 @@ class NativeStream(Owner):
 
         An interrupt comes most often when a call returns, with its piece written already. The piece is kept in
         _piece then, for the place in steps that it belongs to, so that a stream that is read on has no hole."""
-        p, end = self._piece, len(steps) + most
+        p, end, begin = self._piece, len(steps) + most, time.perf_counter()
         while len(steps) < end:
             held = self._place == len(steps) and (p.token > 0 or p.length or p.finish)
             if not held or p.length > len(self._buffer):
@@ -95,8 +100,8 @@ class NativeStream(Owner):
                 if status == c.BUFFER_TOO_SMALL:
                     continue
             steps.append(self._step())
-            if p.finish:
-                return
+            if p.finish or (wait and time.perf_counter() - begin > _WAITED):
+                return  # it was waited for: there is no other yet, and asking costs the engine time
             wait = 0
 
     def _step(self) -> Step:
@@ -158,8 +163,9 @@ class NativeModel(Owner):
             | c.MODEL_KV_INT8 * bool(options["kv_int8"])
             | c.MODEL_NO_HUGE_PAGES * (not options["huge_pages"])
         )
-        if options["kernel"] is not None:
-            o.kernel = os.fsencode(options["kernel"])
+        for name in ("kernel", "device"):
+            if options[name] is not None:
+                setattr(o, name, path_bytes(name, options[name]))
         super().__init__(lib, "model_close")
         self.open("model_open", path_bytes("path", path), o)
         raw = self.info()

@@ -14,7 +14,7 @@ from nanochat.errors import CancelledError, NanochatError
 changed: dict[str, str | None] = {}
 
 _KEYS = (
-    "cache", "home", "models", "index", "endpoint", "token", "offline", "threads", "kernel", "tune", "log",
+    "cache", "home", "models", "index", "endpoint", "token", "offline", "threads", "kernel", "device", "tune", "log",
     "memory_limit", "gc_percent",
 )  # fmt: skip
 
@@ -26,8 +26,8 @@ def environment() -> dict[str, str]:
 
 class Settings(MutableMapping[str, str]):
     """Settings of the library in this process, before the environment variable NANOCHAT_<KEY> of the same name: cache,
-    home, models, index, endpoint, token (write only), offline, threads, kernel, tune, log; and memory_limit (bytes) and
-    gc_percent of its run time. A value is what counts; del goes back to the environment."""
+    home, models, index, endpoint, token (write only), offline, threads, kernel, device, tune, log; and memory_limit (bytes)
+    and gc_percent of its run time. A value is what counts; del goes back to the environment."""
 
     def __getitem__(self, key: str) -> str:
         if key not in _KEYS:

@@ -73,6 +73,7 @@ class ModelInfo:
     context: int
     vocab_size: int
     kernel: str
+    device: str
     threads: int
     chat_template: str
     """Name of the chat template; "" for a model that only continues text."""
@@ -101,6 +102,7 @@ class ModelInfo:
             context=raw["context"],
             vocab_size=raw["vocabulary"]["size"],
             kernel=raw["kernel"],
+            device=raw.get("device", "cpu"),
             threads=raw["threads"],
             chat_template=raw.get("chat_template", ""),
             fim=bool(raw.get("fim", False)),

@@ -13,7 +13,7 @@ from nanochat._display import reporter, size
 from nanochat._model import Model
 from nanochat._options import uint32
 from nanochat._types import Progress, ZooEntry
-from nanochat.errors import InvalidArgumentError, ModelNotFoundError, ModelNotPublishedError, UnsupportedError
+from nanochat.errors import InvalidArgumentError, ModelNotFoundError, ModelNotPublishedError
 
 Report = bool | Callable[[Progress], None]
 
@@ -38,7 +38,7 @@ def load_model(
     context: int | None = None,
     ctx: int | None = None,
     threads: int | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Literal["auto", "cpu", "cuda"] | None = None,
     isolate: bool = False,
     progress: Report = True,
     batch: int | None = None,
@@ -58,12 +58,11 @@ def load_model(
     context (or ctx): positions of a stream, prompt and answer (default: those of the model); threads: default the cores
     this process may use; batch: streams computed at the same time (8); speculate: tokens to guess ahead from the text
     so far; kernel: a name in system_info()["kernels"]; kv_int8: keep keys and values in 8 bits; huge_pages: copy the
-    weights into memory with huge pages; pin: bind threads to processors. Only kv_int8 changes what is generated.
+    weights into memory with huge pages; pin: bind threads to processors; device: "cpu", "cuda", or "auto", a GPU that
+    can be used, else the CPU (default: NANOCHAT_DEVICE, else "cpu"). Only kv_int8 and device change what is generated.
     """
-    if device not in ("auto", "cpu", "cuda"):
+    if device not in (None, "auto", "cpu", "cuda"):
         raise InvalidArgumentError(f"device is {device!r}, expected 'auto', 'cpu' or 'cuda'")
-    if device == "cuda":
-        raise UnsupportedError("this build runs models on the CPU only", hint='use device="auto" or "cpu"')
     if ctx is not None and context is not None and ctx != context:
         raise InvalidArgumentError(f"context is {context} and ctx {ctx}", hint="they mean the same: give one of them")
     options = {
@@ -72,6 +71,7 @@ def load_model(
         "batch": uint32("batch", batch),
         "speculate": uint32("speculate", speculate),
         "kernel": kernel,
+        "device": device,
         "kv_int8": kv_int8,
         "huge_pages": huge_pages,
         "pin": pin,

@@ -173,14 +173,17 @@ def test_code(text: str, code: str) -> None:
 
 
 def test_device(small: str) -> None:
-    with pytest.raises(nanochat.UnsupportedError, match="CPU"):
-        nanochat.load_model(small, device="cuda")
+    try:
+        with nanochat.load_model(small, device="cuda") as m:
+            assert m.info.device.startswith("cuda")
+    except nanochat.UnsupportedError as e:
+        assert e.hint  # there is no GPU here
     with pytest.raises(nanochat.InvalidArgumentError, match="tpu"):
         nanochat.load_model(small, device="tpu")  # type: ignore[arg-type]
     with pytest.raises(nanochat.InvalidArgumentError, match="ctx"):
         nanochat.load_model(small, ctx=64, context=32)
     with nanochat.load_model(small, ctx=64, device="cpu") as m:
-        assert m.info.context == 64
+        assert (m.info.context, m.info.device) == (64, "cpu")
 
 
 def test_every_error_has_a_code_and_one_root() -> None:

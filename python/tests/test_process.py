@@ -85,6 +85,39 @@ def test_structures_are_those_of_the_header() -> None:
     assert fields == sum(len(s._fields_) for s in known.values())
 
 
+def test_log(small: str) -> None:
+    out = python(
+        """
+        import logging, sys, time
+        import nanochat
+
+        lines = []
+
+        class Keep(logging.Handler):
+            def emit(self, record):
+                lines.append((record.levelname, record.getMessage(), record.nanochat["msg"]))
+
+        logging.getLogger("nanochat").addHandler(Keep())
+        with nanochat.load_model(sys.argv[1], threads=1):
+            pass
+        time.sleep(0.1)
+        assert not lines  # silent unless asked
+        nanochat.log("debug")
+        for _ in range(100):
+            with nanochat.load_model(sys.argv[1], threads=1):
+                time.sleep(0.02)
+            if lines:
+                break
+        nanochat.log(None)
+        nanochat.log(None)
+        assert lines[0][2] in lines[0][1], lines
+        print(lines[0])
+        """,
+        small,
+    )
+    assert "INFO" in out or "DEBUG" in out
+
+
 def test_library_that_is_not_there(tmp_path: Path) -> None:
     for name, content in (("none.so", None), ("text.so", b"no library")):
         path = tmp_path / name

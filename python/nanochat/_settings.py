@@ -25,9 +25,9 @@ def environment() -> dict[str, str]:
 
 
 class Settings(MutableMapping[str, str]):
-    """Settings of the library in this process, before the environment variable NANOCHAT_<KEY> of the same name: cache,
-    home, models, index, endpoint, token (write only), offline, threads, kernel, device, tune, log; and memory_limit (bytes)
-    and gc_percent of its run time. A value is what counts; del goes back to the environment."""
+    """Settings of the library in this process, before the environment variable NANOCHAT_<KEY> of the same name:
+    cache, home, models, index, endpoint, token (write only), offline, threads, kernel, device, tune, log; and
+    memory_limit (bytes) and gc_percent of its run time. A value is what counts; del goes back to the environment."""
 
     def __getitem__(self, key: str) -> str:
         if key not in _KEYS:

@@ -49,16 +49,25 @@ def target() -> str:
     return machine
 
 
+def toolchain(module: Path) -> dict[str, str]:
+    """In the repository an older Go may fetch the version that go.mod asks for; an sdist builds with what is there."""
+    return {"GOTOOLCHAIN": "local"} if (module / "vendor" / "modules.txt").exists() else {}
+
+
 @cache
 def find_go(module: Path) -> str | None:
     """A Go toolchain that can build the module."""
+    environment = {**os.environ, **toolchain(module)}
     needed = re.search(r"^go (\d+)\.(\d+)", (module / "go.mod").read_text(), re.M)
     assert needed, "go.mod names no version of Go"
     for go in (shutil.which("go"), module / "build" / "tools" / "go", "/usr/local/go/bin/go"):
         if not go:
             continue
         try:
-            out = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=True, cwd="/").stdout
+            command = [go, "env", "GOVERSION"]
+            out = subprocess.run(
+                command, capture_output=True, text=True, check=True, cwd=module, env=environment
+            ).stdout
         except (OSError, subprocess.CalledProcessError):
             continue
         found = re.match(r"go(\d+)\.(\d+)", out)
@@ -132,7 +141,7 @@ class Builder:
             **os.environ,
             "PATH": f"{Path(go).parent}:{os.environ['PATH']}",
             "GOFLAGS": f"-mod={'vendor' if vendored else 'readonly'} -buildvcs=false",
-            "GOTOOLCHAIN": "local",
+            **toolchain(module),
             "GOWORK": "off",
             "GOOS": "linux",
             "GOARCH": GOARCH[self.machine],
@@ -245,6 +254,6 @@ class CustomBuildHook(BuildHookInterface):
             raise RuntimeError(
                 f"an sdist carries the Go modules it needs, and no Go was found: install Go, or {GO_PACKAGE}"
             )
-        environment = {**os.environ, "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+        environment = {**os.environ, "GOFLAGS": "-mod=mod", "GOWORK": "off"}
         subprocess.run([go, "mod", "vendor"], cwd=stage, env=environment, check=True, stdout=sys.stderr)
         build_data["force_include"] = {str(stage): "source"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
@@ -80,6 +79,8 @@ class Model:
     async def astream(self, prompt: str, **options: Unpack[GenOptions]) -> AsyncIterator[Token]:
         """As stream(), without blocking the event loop. The answer ends when the iterator is closed or its task is
         cancelled."""
+        import asyncio  # which is slow to load
+
         stream = self.stream(prompt, **options)
         try:
             while (token := await asyncio.to_thread(next, stream, None)) is not None:

@@ -100,6 +100,7 @@ def check(): pass
 nanochat.train(path, overrides={**run, "train.steps": 15}, progress=False)
 """
 DOWNLOAD = """
+nanochat.list_models()  # loads modules, which is better not interrupted
 def work():
     nanochat.download("slow-rust", progress=False)
     nanochat.cache.remove("slow-rust")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from nanochat import _jobs
 from nanochat._display import reporter, size
 from nanochat._model import Model
 from nanochat._options import uint32
-from nanochat._types import Progress, ZooEntry
+from nanochat._types import ModelInfo, Progress, ZooEntry
 from nanochat.errors import InvalidArgumentError, ModelNotFoundError, ModelNotPublishedError
 
 Report = bool | Callable[[Progress], None]
@@ -94,11 +95,27 @@ def open_model(
     try:
         found = find(engine, name, where or {}, progress)
         named = None if found.get("source") == "path" else name
-        return Model(engine, found["path"], options, named, isolate)
+        model = Model(engine, found["path"], options, named, isolate)
+        if named is not None and not model.info.licence:
+            model.info = completed(engine, model.info, where or {})
+        return model
     except BaseException:
         if isolate:
             engine.leave()
         raise
+
+
+def completed(engine: Any, info: ModelInfo, where: dict[str, Any]) -> ModelInfo:
+    """What the zoo knows about a model whose file says less."""
+    base, _, revision = info.name.partition("@")
+    for m in engine.zoo({"cache": where.get("cache")})["models"]:
+        if m["name"] == base and revision in ("", m.get("revision")):
+            return replace(
+                info,
+                licence=m.get("licence", ""),
+                description=info.description or m.get("description", ""),
+            )
+    return info
 
 
 def with_revision(name: str, revision: str | None) -> str:

@@ -140,7 +140,7 @@ def test_timeout(rust: nanochat.Model) -> None:
 
 def test_info_of_the_shipped_model(rust: nanochat.Model) -> None:
     i = rust.info
-    assert i.name == "nano-5m-rust" and i.path == str(SHIPPED)
+    assert i.name == "nano-5m-rust" and i.path == str(SHIPPED) and i.licence == "MIT"
     assert i.bytes == SHIPPED.stat().st_size and 0 < i.weight_bytes <= 2 * i.bytes
     assert 2 < i.bits_per_weight < 8 and len(i.sha256) == 64 and i.layers == 6
     assert "nano-5m-rust" in repr(rust) and "bits each" in repr(rust)

@@ -222,6 +222,11 @@ func TestEmbeddings(t *testing.T) {
 	status, b := f.post(t, "/v1/embeddings", `{"input":"abc","dimensions":8}`)
 	require.Equal(t, 400, status)
 	require.Equal(t, "dimensions", errorIn(t, b).Param)
+	for dims, want := range map[string]string{"0": "dimensions is 0: this model's", "1.5": "dimensions is 1.5, must be an integer", `"64"`: "dimensions is a string, must be an integer"} {
+		status, b := f.post(t, "/v1/embeddings", `{"input":"abc","dimensions":`+dims+`}`)
+		require.Equal(t, 400, status)
+		require.Contains(t, errorIn(t, b).Message, want)
+	}
 }
 
 func TestTokens(t *testing.T) {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"math"
 	"net/http"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -18,8 +20,58 @@ import (
 // leaves room for any logit_bias that is accepted.
 const maxKeys = 4096
 
+// Bodies beyond smallBody are large: at most largeBodies of them are held before they
+// have become requests, and as many as there are processors are parsed at a time, each
+// of which takes some 20 times its size. What waits for its turn is bounded by the queue.
+const (
+	smallBody   = 64 << 10
+	largeBodies = 64
+)
+
+// bodies are the places of large bodies.
+type bodies struct{ held, parsed chan struct{} }
+
+func newBodies() *bodies {
+	return &bodies{held: make(chan struct{}, largeBodies), parsed: make(chan struct{}, runtime.GOMAXPROCS(0))}
+}
+
+// hold takes a place for a large body, if there is one.
+func (b *bodies) hold(v *visit) *apiError {
+	select {
+	case b.held <- struct{}{}:
+		v.drop = func() { <-b.held }
+		return nil
+	default:
+		return &apiError{status: http.StatusTooManyRequests, kind: typeRate, code: "large_bodies", retry: 1,
+			message: fmt.Sprintf("%d bodies of more than %d bytes are being read: try again in 1 s", largeBodies, smallBody)}
+	}
+}
+
+// parse waits until another large body may be parsed.
+func (b *bodies) parse(ctx context.Context, v *visit) error {
+	if v.drop == nil {
+		return nil
+	}
+	select {
+	case b.parsed <- struct{}{}:
+		v.drop = func() { <-b.parsed; <-b.held }
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// dropBody gives up the places of the request's body.
+func (v *visit) dropBody() {
+	if v.drop != nil {
+		v.drop()
+		v.drop = nil
+	}
+}
+
 // readBody returns the body of a request, of at most limit bytes.
-func readBody(w http.ResponseWriter, r *http.Request, limit int) ([]byte, *apiError) {
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *apiError) {
+	limit := s.limits.Body
 	tooLarge := func(found string) *apiError {
 		return &apiError{status: http.StatusRequestEntityTooLarge, kind: typeRequest, code: "body_too_large",
 			message: fmt.Sprintf("the body has %s bytes: at most %d are accepted", found, limit)}
@@ -32,7 +84,17 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int) ([]byte, *apiEr
 		w.Header().Set("Connection", "close") // rather than read the rest
 		return nil, tooLarge(strconv.FormatInt(r.ContentLength, 10))
 	}
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(limit)))
+	body := http.MaxBytesReader(w, r.Body, int64(limit))
+	b, err := io.ReadAll(io.LimitReader(body, smallBody))
+	if err == nil && len(b) == smallBody {
+		if full := s.bodies.hold(visitOf(r.Context())); full != nil {
+			w.Header().Set("Connection", "close")
+			return nil, full
+		}
+		var rest []byte
+		rest, err = io.ReadAll(body)
+		b = append(b, rest...)
+	}
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
@@ -332,7 +394,11 @@ func (f *fields) seed(name string) (seed uint64, ok bool) {
 	}
 	i, err := strconv.ParseInt(string(v), 10, 64)
 	if err != nil {
-		if _, e := limited(f.limits[name], name, v); e != nil {
+		l, known := f.limits[name]
+		if !known {
+			l = Limit{Min: -maxSeed, Max: maxSeed - 1, Whole: true}
+		}
+		if _, e := limited(l, name, v); e != nil {
 			f.fail(e)
 		} else {
 			f.fail(bad(name, "%s is %s, must be an integer from -2^63 to 2^63-1", name, short(string(v))))

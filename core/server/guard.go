@@ -137,9 +137,12 @@ func bareHost(host string) string {
 	return strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
 }
 
-// localName says whether a Host header is an address or localhost.
+// localName says whether a Host header is an address, localhost or absent.
 func localName(host string) bool {
 	host = bareHost(host)
+	if host == "" { // HTTP/1.0, which no browser speaks
+		return true
+	}
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
 		return true
 	}
@@ -245,6 +248,7 @@ func (s *Server) handle(rt route) http.HandlerFunc {
 				s.answer(rec, v, &apiError{status: http.StatusInternalServerError, kind: typeServer, code: "internal_error",
 					message: "an internal error; the log of the server says more under this request's X-Request-Id"})
 			}
+			v.dropBody()
 			rec.close()
 			s.finish(rec, r, v)
 			if rec.status == statusGone {
@@ -347,7 +351,8 @@ type visit struct {
 	model    string
 	// tokens of prompts and of all answers
 	promptTokens, completionTokens int
-	unknown                        int // fields that were ignored
+	unknown                        int    // fields that were ignored
+	drop                           func() // gives the places of a large body up; nil if there are none
 	err                            *apiError
 	span                           *telemetry.Span
 }

@@ -152,8 +152,9 @@ type events struct {
 	head head
 
 	slow *time.Timer // fires while a client does not take an event
-	mu   sync.Mutex  // guards busy, and the tickets' being parked
+	mu   sync.Mutex  // guards what follows, and the tickets' being parked
 	busy bool        // an event is on its way
+	lent bool        // the tickets were parked
 }
 
 // patience is how long a client may take for an event before its place is lent to
@@ -170,8 +171,8 @@ func (o *events) write(send func() error) error {
 		o.slow.Reset(patience)
 	}
 	err := send()
-	o.setBusy(false)
-	if !o.slow.Stop() {
+	o.slow.Stop()
+	if o.setBusy(false) { // perhaps by the timer of an earlier event, which came late
 		for _, t := range o.q.tickets {
 			t.resume()
 		}
@@ -179,10 +180,12 @@ func (o *events) write(send func() error) error {
 	return err
 }
 
-func (o *events) setBusy(on bool) {
+// setBusy notes whether an event is on its way, and says whether places were lent.
+func (o *events) setBusy(on bool) (lent bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.busy = on
+	lent, o.lent, o.busy = o.lent, false, on
+	return lent
 }
 
 func (o *events) park() {
@@ -191,6 +194,7 @@ func (o *events) park() {
 	if !o.busy {
 		return
 	}
+	o.lent = true
 	for _, t := range o.q.tickets {
 		t.park()
 	}

@@ -249,9 +249,16 @@ func (f *fields) texts(name string) []prompt {
 // open reads the body of a request and finds the model that it names.
 func (s *Server) open(w http.ResponseWriter, r *http.Request) (*fields, *entry, *apiError) {
 	v := visitOf(r.Context())
-	body, err := readBody(w, r, s.limits.Body)
+	body, err := s.readBody(w, r)
 	if err != nil {
 		return nil, nil, err
+	}
+	if err := s.bodies.parse(r.Context(), v); err != nil {
+		e := errorOf(err, "")
+		if e == nil { // nobody will read it
+			e = &apiError{status: statusGone, kind: typeServer, message: errGone.Error()}
+		}
+		return nil, nil, e
 	}
 	// The answer may take longer than the request was allowed to.
 	http.NewResponseController(w).SetReadDeadline(noDeadline) //nolint:errcheck // there is none without a connection
@@ -278,8 +285,9 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request) (*fields, *entry, 
 	return f, e, nil
 }
 
-// closeFields accounts for the fields that nothing has read.
+// closeFields accounts for the fields that nothing has read. The body is parsed then.
 func (s *Server) closeFields(f *fields, v *visit) *apiError {
+	v.dropBody()
 	for name := range f.raw {
 		if !f.used[name] {
 			v.unknown++

@@ -72,6 +72,7 @@ type Server struct {
 	active   sync.WaitGroup
 	requests atomic.Int64 // in progress
 	janitor  chan struct{}
+	bodies   *bodies
 
 	// fail is called at named places; tests make it panic.
 	fail func(place string)
@@ -98,7 +99,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		o: o, limits: limits, log: o.Log, clock: clock.System(), cross: http.NewCrossOriginProtection(),
-		origins: map[string]bool{}, hosts: map[string]bool{}, janitor: make(chan struct{}), fail: func(string) {},
+		origins: map[string]bool{}, hosts: map[string]bool{}, janitor: make(chan struct{}), bodies: newBodies(), fail: func(string) {},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

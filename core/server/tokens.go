@@ -124,7 +124,7 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) *apiError {
 	q := &query{s: s, entry: e, visit: visitOf(r.Context()), bestOf: 1}
 	q.prompts = f.texts("input")
 	packed := f.oneOf("encoding_format", "float", "base64") == "base64"
-	dims, _ := f.seed("dimensions")
+	dims, given := f.seed("dimensions")
 	f.ignore("user")
 	if err := s.closeFields(f, q.visit); err != nil {
 		return err
@@ -142,7 +142,7 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) *apiError {
 		return errorOf(failed, "input")
 	}
 	defer done()
-	if have := uint64(e.known().dim); dims != 0 && dims != have {
+	if have := uint64(e.known().dim); given && dims != have {
 		return unsupported("dimensions", "dimensions is %d: this model's embeddings have %d and are not cut", int64(dims), have)
 	}
 	list := make([]embedding, len(q.prompts))

@@ -31,6 +31,10 @@
  *     error object that the caller frees by nanochat_error_free on failure. There is no
  *     "last error". On failure, handles to be returned are NULL and counts are 0, except
  *     with NANOCHAT_E_BUFFER_TOO_SMALL, where the count is what is needed.
+ *     What is said of the errors of a function is what it may give besides these: wrong arguments
+ *     and handles are E_INVALID, closed handles E_CLOSED, results that do not fit
+ *     E_BUFFER_TOO_SMALL, a forked child E_FORKED, no memory for the text of an error E_NOMEM,
+ *     and what should not happen E_INTERNAL.
  * Memory. What is passed in belongs to the caller and is copied before the call
  *     returns. Results go to buffers of the caller; besides handles and error objects
  *     there is nothing to free. Buffers must be as long as said: like any C library,
@@ -124,16 +128,16 @@ typedef struct nanochat_error nanochat_error;
 typedef int32_t nanochat_status;
 
 #define NANOCHAT_OK 0
-#define NANOCHAT_E_INVALID 1   /* an argument or option is wrong */
-#define NANOCHAT_E_NOT_FOUND 2 /* there is no such file */
-#define NANOCHAT_E_FORMAT 3    /* the file is damaged, or no model that runs here */
-#define NANOCHAT_E_CHECKSUM 4  /* the file is not the one that was promised */
-#define NANOCHAT_E_IO 5        /* the file cannot be read */
-#define NANOCHAT_E_NOMEM 6     /* the system has no memory for it */
-#define NANOCHAT_E_CANCELLED 7 /* nanochat_stream_cancel or nanochat_job_cancel was called */
-#define NANOCHAT_E_TIMEOUT 8   /* nothing yet: call again (makes no error object) */
-#define NANOCHAT_E_BUSY 9      /* it is in use, or too many streams wait */
-#define NANOCHAT_E_CLOSED 10   /* the handle was closed */
+#define NANOCHAT_E_INVALID 1           /* an argument or option is wrong */
+#define NANOCHAT_E_NOT_FOUND 2         /* there is no such file */
+#define NANOCHAT_E_FORMAT 3            /* the file is damaged, or no model that runs here */
+#define NANOCHAT_E_CHECKSUM 4          /* the file is not the one that was promised */
+#define NANOCHAT_E_IO 5                /* the file cannot be read */
+#define NANOCHAT_E_NOMEM 6             /* the system has no memory for it */
+#define NANOCHAT_E_CANCELLED 7         /* the stream or job was cancelled */
+#define NANOCHAT_E_TIMEOUT 8           /* nothing yet: call again (makes no error object) */
+#define NANOCHAT_E_BUSY 9              /* it is in use, or too many streams wait */
+#define NANOCHAT_E_CLOSED 10           /* the handle was closed */
 #define NANOCHAT_E_BUFFER_TOO_SMALL 11 /* nothing was lost: call again with more room */
 #define NANOCHAT_E_CONTEXT_FULL 12     /* the prompt does not fit */
 #define NANOCHAT_E_FORKED 13           /* this process is a fork of the one that loaded it */
@@ -243,7 +247,7 @@ NANOCHAT_API nanochat_status nanochat_model_open(const char *name,
  * params (number of weights by class), and what the file says: name, architecture, licence,
  * description, sha256 (of the tensors), file_bytes, weight_bytes, bits_per_weight, chat_template
  * (one of nanochat_system_info, or ""), fim, provenance. More keys may come. The text is returned
- * as nanochat_system_info says, and is always the same for one model. */
+ * as nanochat_system_info says, and is always the same for one model. Errors: none of its own. */
 NANOCHAT_API nanochat_status nanochat_model_info(nanochat_model *model, char *buffer,
                                                  size_t capacity, size_t *length,
                                                  nanochat_error **err);
@@ -270,8 +274,8 @@ NANOCHAT_API nanochat_status nanochat_tokenize(nanochat_model *model, const char
 
 /* nanochat_detokenize writes the bytes that token ids stand for, in the way of
  * nanochat_system_info. Those of a text give back that text, byte for byte; a part of
- * them may begin or end within a character. An id that is no token of the model is
- * E_INVALID. */
+ * them may begin or end within a character. Errors: E_INVALID (an id is no
+ * token of the model). */
 NANOCHAT_API nanochat_status nanochat_detokenize(nanochat_model *model, const int32_t *ids,
                                                  size_t count, uint32_t flags, char *buffer,
                                                  size_t capacity, size_t *length,
@@ -433,7 +437,8 @@ NANOCHAT_API nanochat_status nanochat_stream_next(nanochat_stream *stream, uint3
 
 /* nanochat_stream_top writes the top_logprobs most likely tokens at the place of the token that
  * nanochat_stream_next gave last, most likely first, with the logarithms of their
- * probabilities. *count is set to their number, as in nanochat_tokenize; logprobs may be NULL. */
+ * probabilities. *count is set to their number, as in nanochat_tokenize; logprobs may be NULL.
+ * Errors: E_BUSY. */
 NANOCHAT_API nanochat_status nanochat_stream_top(nanochat_stream *stream, int32_t *ids,
                                                  float *logprobs, size_t capacity, size_t *count,
                                                  nanochat_error **err);
@@ -454,12 +459,12 @@ NANOCHAT_API nanochat_status nanochat_stream_embedding(nanochat_stream *stream, 
                                                        size_t capacity, size_t *count,
                                                        nanochat_error **err);
 
-/* nanochat_stream_stats writes *stats, which nanochat_stats_init has made ready. */
+/* nanochat_stream_stats writes *stats, which nanochat_stats_init has made ready. Errors: E_BUSY. */
 NANOCHAT_API nanochat_status nanochat_stream_stats(nanochat_stream *stream, nanochat_stats *stats,
                                                    nanochat_error **err);
 
 /* nanochat_stream_cancel ends generation and returns at once. The reader, also one that
- * waits, gets E_CANCELLED; an answer whose end was read stays as it is. */
+ * waits, gets E_CANCELLED; an answer whose end was read stays as it is. Errors: none of its own. */
 NANOCHAT_API nanochat_status nanochat_stream_cancel(nanochat_stream *stream);
 
 /* nanochat_stream_close ends the handle, and generation. It waits for the step that is being
@@ -469,7 +474,8 @@ NANOCHAT_API nanochat_status nanochat_stream_close(nanochat_stream *stream);
 
 /* nanochat_streams_open is nanochat_stream_open for count prompts with the same options: it opens
  * all of them, or none. lengths may be NULL: then prompts end with NUL. streams takes count
- * handles, each to be closed by itself. */
+ * handles, each to be closed by itself. Errors: those of
+ * nanochat_stream_open. */
 NANOCHAT_API nanochat_status nanochat_streams_open(nanochat_model *model,
                                                    const char *const *prompts,
                                                    const size_t *lengths, size_t count,
@@ -503,7 +509,8 @@ NANOCHAT_API nanochat_status nanochat_session_stream(nanochat_session *session, 
                                                      nanochat_stream **stream,
                                                      nanochat_error **err);
 
-/* nanochat_session_tokens writes the ids of everything so far, in the way of nanochat_tokenize. */
+/* nanochat_session_tokens writes the ids of everything so far, in the way of nanochat_tokenize.
+ * Errors: none of its own. */
 NANOCHAT_API nanochat_status nanochat_session_tokens(nanochat_session *session, int32_t *ids,
                                                      size_t capacity, size_t *count,
                                                      nanochat_error **err);
@@ -585,7 +592,7 @@ NANOCHAT_API nanochat_status nanochat_job_next(nanochat_job *job, uint32_t timeo
 
 /* nanochat_job_cancel ends a job and returns at once. The reader, also one that waits, gets
  * E_CANCELLED, that of a training its result: it gives up the step at hand and saves a checkpoint
- * first. */
+ * first. Errors: none of its own. */
 NANOCHAT_API nanochat_status nanochat_job_cancel(nanochat_job *job);
 
 /* nanochat_job_close ends the handle, and the job: it cancels it and waits for its end, that of a

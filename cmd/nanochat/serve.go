@@ -99,7 +99,10 @@ func (c *serveCmd) Run(a *app) error {
 	logger := telemetry.NewLogger(a.stderr, level, run)
 	defer logger.Close()
 	var tracer *telemetry.Tracer
-	if c.TraceEndpoint != "" {
+	if !(c.TraceRatio >= 0 && c.TraceRatio <= 1) {
+		return &usageError{fmt.Sprintf("--trace-ratio %v is outside 0 to 1", c.TraceRatio), "0.1 traces one request in ten"}
+	}
+	if c.TraceEndpoint != "" && c.TraceRatio > 0 {
 		tracer, err = telemetry.NewTracer(telemetry.TraceOptions{Endpoint: c.TraceEndpoint, Service: "nanochat", Version: version, Run: run, Ratio: c.TraceRatio})
 		if err != nil {
 			return &usageError{err.Error(), "name a collector as in --trace-endpoint http://localhost:4318"}
@@ -156,8 +159,10 @@ func (c *serveCmd) serve(a *app, s *server.Server, ln net.Listener, where string
 		}
 	}
 	reload := make(chan os.Signal, 1)
-	signal.Notify(reload, syscall.SIGHUP)
-	defer signal.Stop(reload)
+	if c.APIKeyFile != "" { // or a terminal that is closed would not end the server
+		signal.Notify(reload, syscall.SIGHUP)
+		defer signal.Stop(reload)
+	}
 	fmt.Fprintf(a.stderr, "listening on %s\n", where)
 	if tcp, ok := ln.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && !guarded {
 		fmt.Fprintln(a.stderr, "warning: everybody who reaches this address may use the server; --api-key-file asks for a key")
@@ -262,6 +267,8 @@ func (c *serveCmd) listen() (ln net.Listener, where string, err error) {
 		}
 	}
 	switch {
+	case errors.Is(err, syscall.EADDRINUSE) && c.UDS != "":
+		return nil, "", &hinted{fmt.Errorf("%s exists and is no socket", c.UDS), "choose another path, or remove the file"}
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, "", &hinted{fmt.Errorf("another program listens on %s already", c.Addr), "choose another port, as in --addr 127.0.0.1:8081; port 0 takes a free one"}
 	case errors.Is(err, fs.ErrPermission):

@@ -211,6 +211,8 @@ func TestStartsThatFail(t *testing.T) {
 		{[]string{"serve", model, "--addr", "nowhere"}, 1, []string{"HOST:PORT"}},
 		{[]string{"serve", model, "--tls-cert", "x"}, 2, []string{"belong together"}},
 		{[]string{"serve", model, "--api-key-file", bad + "none"}, 1, []string{"API keys"}},
+		{[]string{"serve", model, "--uds", bad}, 1, []string{bad + " exists and is no socket"}},
+		{[]string{"serve", model, "--trace-ratio", "7"}, 2, []string{"--trace-ratio 7 is outside 0 to 1"}},
 		{[]string{"serve", model, "--parallel", "9999"}, 2, []string{"parallel is 9999"}},
 		{[]string{"serve", model, model}, 2, []string{"given twice"}},
 		{[]string{"serve", model, "--cors-origin", "example.org"}, 2, []string{"https://example.org"}},

@@ -131,15 +131,20 @@ func (r *repl) piped() error {
 	in := bufio.NewReader(r.a.stdin)
 	n := 0
 	r.next = func() (string, error) {
-		line, err := in.ReadString('\n')
-		if line == "" && err != nil {
+		var line strings.Builder
+		var err error
+		for err = bufio.ErrBufferFull; errors.Is(err, bufio.ErrBufferFull); {
+			var part []byte
+			part, err = in.ReadSlice('\n')
+			if line.Write(part); line.Len() > maxPrompt {
+				return "", &usageError{fmt.Sprintf("line %d has more than %s", n+1, bytesText(maxPrompt)), "no context is as long"}
+			}
+		}
+		if line.Len() == 0 && err != nil {
 			return "", err
 		}
-		if len(line) > maxPrompt {
-			return "", &usageError{fmt.Sprintf("line %d has more than %s", n+1, bytesText(maxPrompt)), "no context is as long"}
-		}
 		n++
-		return strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r"), nil
+		return strings.TrimSuffix(strings.TrimSuffix(line.String(), "\n"), "\r"), nil
 	}
 	r.warnBase()
 	for {

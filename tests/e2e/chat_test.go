@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -346,6 +347,27 @@ func TestChatMistakes(t *testing.T) {
 	// An empty input is an empty conversation.
 	if r := ok(t, "", "chat", "tiny.gguf"); r.stdout != "" {
 		t.Errorf("%q", r.stdout)
+	}
+}
+
+// TestChatEndlessLine: a line that does not end is refused as soon as it is too long,
+// here while its writer still has the pipe open.
+func TestChatEndlessLine(t *testing.T) {
+	cmd := command("chat", "tiny.gguf")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer time.AfterFunc(time.Minute, func() { cmd.Process.Kill() }).Stop()
+	go in.Write(bytes.Repeat([]byte("a"), 64<<20+1<<16))
+	cmd.Wait()
+	if !strings.Contains(stderr.String(), "line 1 has more than 64.0 MiB") {
+		t.Errorf("%s", &stderr)
 	}
 }
 

@@ -244,7 +244,7 @@ func TestSuite(t *testing.T) {
 		{part: []string{"chaos", "5000", "1", "1"}},
 		{part: []string{"chaos", operations, "4", "2"}},
 		{[]string{"chaos", operations, "32", "3"}, "random calls of the C interface by 32 threads that share their handles, many of them closed or of another kind: no crash, and the text is the same afterwards"},
-		{[]string{"cycles", cycles, "2048"}, "open, generate and close a model, again and again: resident memory grows by 2 MiB at most, files and threads are back"},
+		{[]string{"cycles", cycles, "2048"}, "open and close a model, streams, a session and jobs, again and again: resident memory grows by 2 MiB at most, files and threads are back"},
 	} {
 		t.Run(strings.Join(tt.part, " "), func(t *testing.T) {
 			args := append([]string{program, tt.part[0], small}, tt.part[1:]...)

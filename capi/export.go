@@ -48,6 +48,9 @@ type cError struct {
 }
 
 func report(out *C.uintptr_t, f *failure) C.int32_t {
+	if f.status == statusInternal {
+		logs.write(levelError, "internal error", "error", oneLine(f.message))
+	}
 	if out == nil || f.status == statusTimeout {
 		return C.int32_t(f.status)
 	}

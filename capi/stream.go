@@ -110,6 +110,7 @@ func newStream(owner *entry, generate generator, r chat.Request) (*stream, error
 		return nil, err
 	}
 	owner.retain()
+	logs.write(levelDebug, "stream opened")
 	return s, nil
 }
 
@@ -146,7 +147,10 @@ func openOn(h uintptr, o generateOptions, prompt func(m *openedModel, r *chat.Re
 func (s *stream) free() {
 	s.cancel(errClosed)
 	s.s.Close()
+	r := s.s.Result()
 	s.owner.release()
+	logs.write(levelDebug, "stream closed", "finish", string(r.Reason), "prompt_tokens", r.PromptTokens, "cached_tokens", r.CachedTokens,
+		"generated_tokens", r.Generated, "prefill_ms", r.Prefill.Milliseconds(), "decode_ms", r.Decode.Milliseconds())
 }
 
 // useStream finds the stream of a handle; the entry is to be released.

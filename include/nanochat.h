@@ -453,7 +453,7 @@ NANOCHAT_API nanochat_status nanochat_stream_logits(nanochat_stream *stream, flo
 
 /* nanochat_stream_embedding writes the embedding of the prompt: the mean over its tokens of what
  * the last layer gives, normalised as for the head. *count is set as in nanochat_tokenize; it is 0
- * until the prompt is computed, which the first piece or the end tells.
+ * until the prompt is computed, which the first piece that is not of the prompt, or the end, tells.
  * Errors: E_INVALID (opened without NANOCHAT_GENERATE_EMBEDDING), E_BUSY. */
 NANOCHAT_API nanochat_status nanochat_stream_embedding(nanochat_stream *stream, float *values,
                                                        size_t capacity, size_t *count,

@@ -243,7 +243,9 @@ static void divergence(const char *dir)
 
 static void logging(const char *model)
 {
-	nanochat_job *job;
+	nanochat_job *job, *all;
+	nanochat_model *opened;
+	nanochat_stream *stream;
 	char text[4096];
 	int32_t finish;
 	size_t n;
@@ -255,6 +257,19 @@ static void logging(const char *model)
 	IS(NANOCHAT_OK, nanochat_job_next(job, 0, text, sizeof text - 1, &n, &finish, NULL));
 	text[n] = 0;
 	CHECK(strstr(text, "model opened") && strstr(text, model) && !finish);
+	IS(NANOCHAT_E_TIMEOUT, nanochat_job_next(job, 0, text, sizeof text, &n, &finish, NULL));
+	IS(NANOCHAT_OK, nanochat_log_open("debug", &all, NULL));
+	opened = open_model(model, 1);
+	stream = open_stream(opened, 3);
+	CHECK(read_all(stream) == 3);
+	IS(NANOCHAT_OK, nanochat_stream_close(stream));
+	IS(NANOCHAT_OK, nanochat_model_close(opened));
+	for (int i = 0; i < 3; i++) {
+		IS(NANOCHAT_OK, nanochat_job_next(all, 0, text, sizeof text - 1, &n, &finish, NULL));
+		text[n] = 0;
+	}
+	CHECK(strstr(text, "\"msg\":\"stream closed\"") && strstr(text, "\"generated_tokens\":3"));
+	IS(NANOCHAT_OK, nanochat_job_close(all));
 	IS(NANOCHAT_E_INVALID, nanochat_job_next(job, 0, text, 9, NULL, &finish, NULL));
 	IS(NANOCHAT_E_INVALID, nanochat_job_next(job, 0, text, 9, &n, NULL, NULL));
 	IS(NANOCHAT_OK, nanochat_job_cancel(job));

@@ -1,5 +1,5 @@
-// Package gopurego runs models through libnanochat.so in a Go program that is built
-// without cgo.
+// Package gopurego runs, trains and fetches models through libnanochat.so in a Go program
+// that is built without cgo.
 //
 // It knows the C interface (include/nanochat.h) and nothing of the engine: the library
 // is loaded when Open is called. A program that may use cgo, or is content with the Go
@@ -10,6 +10,6 @@
 // library is loaded, a loop of the program that calls no function delays its garbage
 // collector.
 //
-// A Library and a Model are for any number of goroutines. A Stream is for one;
-// Cancel and Close may be called from any.
+// A Library, a Model and a Session are for any number of goroutines. A Stream and a Job are
+// for one; Cancel and Close may be called from any.
 package gopurego

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -56,9 +57,11 @@ func TestCollectorThatDoesNotAnswer(t *testing.T) {
 	require.NoError(t, err)
 	defer tracer.Close()
 	f := serve(t, Options{Tracer: tracer}, nil)
+	begin := time.Now()
 	for range 50 {
 		f.ok(t, "/v1/completions", `{"prompt":"a","max_tokens":1}`)
 	}
+	require.Less(t, time.Since(begin), 5*time.Second, "one wait for the collector takes as long")
 }
 
 // TestCounts: what happens is counted under names that clients cannot make up.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -30,8 +31,8 @@ type Tracer struct {
 
 // TraceOptions says where spans go and what they say of the process.
 type TraceOptions struct {
-	// Endpoint is the URL of a collector: http://localhost:4318, to which /v1/traces is
-	// added, or a URL with a path.
+	// Endpoint is the URL of a collector: http://localhost:4318, or with a path. /v1/traces
+	// is added to it where it does not end so, as OTEL_EXPORTER_OTLP_ENDPOINT is defined.
 	Endpoint string
 	// Headers go with every export, such as the key of a service.
 	Headers map[string]string
@@ -55,8 +56,8 @@ func NewTracer(o TraceOptions) (*Tracer, error) {
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, fmt.Errorf("telemetry: OTLP endpoint %q is not a URL of HTTP (as in http://localhost:4318)", o.Endpoint)
 	}
-	if u.Path == "" || u.Path == "/" {
-		u.Path = "/v1/traces"
+	if !strings.HasSuffix(u.Path, "/v1/traces") {
+		u = u.JoinPath("v1", "traces")
 	}
 	if o.Clock == nil {
 		o.Clock = clock.System()

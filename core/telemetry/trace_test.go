@@ -179,6 +179,20 @@ func TestUnreachableCollector(t *testing.T) {
 	}
 }
 
+// An endpoint is where the collector is, not where it takes traces; both are understood.
+func TestTracerEndpoints(t *testing.T) {
+	for endpoint, want := range map[string]string{
+		"http://c:4318": "http://c:4318/v1/traces", "http://c:4318/": "http://c:4318/v1/traces", "https://c/otlp": "https://c/otlp/v1/traces",
+		"https://c/otlp/?a=b": "https://c/otlp/v1/traces?a=b", "http://c/v1/traces": "http://c/v1/traces",
+	} {
+		tr, err := NewTracer(TraceOptions{Endpoint: endpoint})
+		if err != nil || tr.export.url != want {
+			t.Errorf("%s: %v, want %s", endpoint, err, want)
+		}
+		tr.Close()
+	}
+}
+
 func TestTracerRejectsEndpoints(t *testing.T) {
 	for _, bad := range []string{"", "localhost:4318", "ftp://x", "http://", ":", "http://[::1"} {
 		if _, err := NewTracer(TraceOptions{Endpoint: bad}); err == nil || !strings.Contains(err.Error(), "as in http://localhost:4318") {

@@ -52,66 +52,61 @@ func corpus(t *testing.T) string {
 	return out
 }
 
-// TestOverhead compares trainings of nano-5m's shape, on one thread and a row of 128 tokens
-// a step, that show everything to everyone with trainings that show nothing, turn by turn:
-// the processor time of a step, of all goroutines and of the collector, which is in this
-// process, and the median time from step to step. It runs with NANOCHAT_OVERHEAD=1.
+// toggle passes on every other block of steps.
+type toggle struct {
+	*Watch
+	block int
+}
+
+func (o *toggle) on(step int) bool { return step/o.block%2 == 1 }
+
+func (o *toggle) Stepped(m *train.Metrics, p []train.Phase) {
+	if o.on(m.Step) {
+		o.Watch.Stepped(m, p)
+	}
+}
+
+// TestOverhead takes a training of nano-5m's shape, on one thread and a row of 64 tokens a
+// step, that shows metrics, spans and a log to everyone in every other block of four steps,
+// and compares the times from step to step of each block with those of the one before. It
+// runs with NANOCHAT_OVERHEAD=1.
 func TestOverhead(t *testing.T) {
 	if os.Getenv("NANOCHAT_OVERHEAD") == "" {
 		t.Skip("NANOCHAT_OVERHEAD is not set")
 	}
-	const rounds, steps = 5, 16
+	const block, pairs = 4, 30
+	const steps = (2*pairs + 3) * block
 	shards, dir := corpus(t), t.TempDir()
 	collect := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
 	defer collect.Close()
-	one := func(name string, on bool) (busy, median float64) {
-		cfg, err := config.Parse("overhead.toml", []byte("preset = \"nano-5m\"\n"), "name="+name, "data.path="+shards, "model.vocab=272", "train.out="+filepath.Join(dir, name),
-			fmt.Sprint("train.steps=", steps), "train.rows=1", "train.threads=1", "train.seq_len=128", "train.eval_tokens=256", "train.log_every=10", "train.checkpoint_every=0",
-			"schedule.warmup=2", fmt.Sprint("telemetry.tensorboard=", on))
-		require.NoError(t, err)
-		o := train.Options{Resume: train.ResumeNone, Peak: 1e12}
-		if on {
-			w, err := New(Options{MetricsAddr: "127.0.0.1:0", OTLP: collect.URL, LogFile: filepath.Join(dir, name+".jsonl"), Model: name})
-			require.NoError(t, err)
-			defer func() {
-				w.Close()
-				require.Zero(t, w.Dropped())
-			}()
-			o.Observer = w
-		}
-		var last time.Time
-		var first, end time.Duration
-		var times []float64
-		o.Progress = func(p *train.Progress) {
-			now := time.Now()
-			switch { // the first steps warm up, and the last one has the evaluation
-			case p.Step == 3:
-				first = cpu()
-			case p.Step > 3 && p.Step < steps:
-				times, end = append(times, now.Sub(last).Seconds()), cpu()
-			}
-			last = now
-		}
-		_, err = train.Run(context.Background(), cfg, o)
-		require.NoError(t, err)
-		slices.Sort(times)
-		return (end - first).Seconds() / float64(len(times)), times[len(times)/2]
+	cfg, err := config.Parse("overhead.toml", []byte("preset = \"nano-5m\"\n"), "data.path="+shards, "model.vocab=272", "train.out="+filepath.Join(dir, "run"),
+		fmt.Sprint("train.steps=", steps), "train.rows=1", "train.threads=1", "train.seq_len=64", "train.eval_every=0", "train.eval_tokens=64",
+		"train.log_every=1", "train.checkpoint_every=0")
+	require.NoError(t, err)
+	w, err := New(Options{MetricsAddr: "127.0.0.1:0", OTLP: collect.URL, LogFile: filepath.Join(dir, "log.jsonl")})
+	require.NoError(t, err)
+	o := &toggle{w, block}
+	var last time.Time
+	times := make([]float64, steps+1)
+	_, err = train.Run(context.Background(), cfg, train.Options{Resume: train.ResumeNone, Peak: 1e12, Observer: o, Progress: func(p *train.Progress) {
+		now := time.Now()
+		times[p.Step], last = now.Sub(last).Seconds(), now
+	}})
+	require.NoError(t, err)
+	w.Close()
+	require.Zero(t, w.Dropped())
+	median := func(v []float64) float64 {
+		v = slices.Clone(v)
+		slices.Sort(v)
+		return v[len(v)/2]
 	}
-	one("warm", true)
-	var v [6][]float64 // processor and time without, processor and time with, the ratios
-	for i := range rounds {
-		a, x := one(fmt.Sprint("off", i), false)
-		b, y := one(fmt.Sprint("on", i), true)
-		for j, f := range []float64{a, x, b, y, b / a, y / x} {
-			v[j] = append(v[j], f)
-		}
+	var off, on, ratios []float64
+	for at := 2 * block; at+2*block < steps; at += 2 * block { // the first blocks warm up
+		require.True(t, !o.on(at) && o.on(at+block))
+		a, b := median(times[at:at+block]), median(times[at+block:at+2*block])
+		off, on, ratios = append(off, a), append(on, b), append(ratios, b/a)
 	}
-	for _, l := range v {
-		slices.Sort(l)
-	}
-	m := func(i int) float64 { return v[i][rounds/2] }
-	t.Logf("medians of %d rounds of %d steps: processor %.2f ms a step without telemetry, %.2f ms with, ratio %.4f; time %.2f ms, %.2f ms, ratio %.4f",
-		rounds, steps, m(0)*1e3, m(2)*1e3, m(4), m(1)*1e3, m(3)*1e3, m(5))
+	t.Logf("medians of %d pairs of blocks of %d steps: %.2f ms a step without telemetry, %.2f ms with; ratio %.4f", len(ratios), block, median(off)*1e3, median(on)*1e3, median(ratios))
 }
 
 // cpu is the processor time of this process so far.

@@ -10,15 +10,16 @@
 //	<!-- run; until: listening on -->       goes on in the background: the next block waits for this output
 //	<!-- not run: it takes an hour -->      says why not; Python and C need the one or the other
 //
-// Expressions are of Go's package regexp, and "." matches line breaks too. Python
-// blocks are cells of a notebook, run after the other blocks of their section: each
-// sees what those before it made, and prints includes what a notebook shows, as
-// text and as HTML. sh blocks are run by bash -eu.
+// Expressions are of Go's package regexp; "." matches line breaks too, and \x3b
+// stands for the semicolon. Python blocks are cells of a notebook, run after the
+// other blocks of their section: each sees what those before it made, and prints
+// includes what a notebook shows, as text and as HTML. sh blocks are run by bash -eu.
 //
 // The blocks of a section (## or ###) run in order, in one directory that looks like
-// the repository after make build, with the program and the Python package at hand. Where a section has a
-// block in the background, every 127.0.0.1:PORT and localhost:PORT in it becomes a
-// free port; the background ends, by SIGINT, with the section.
+// the repository after make build, with the program and the Python package at hand.
+// Where a section has a block in the background, every 127.0.0.1:PORT and
+// localhost:PORT in it becomes a free port, the default of nanochat serve too; the
+// background ends, by SIGINT, with the section.
 package readme
 
 import (

@@ -107,7 +107,11 @@ func (p place) checkout(t *testing.T) string {
 // section runs the blocks of one section.
 func (p place) section(t *testing.T, dir string, blocks []Block) {
 	if slices.ContainsFunc(blocks, func(b Block) bool { return b.Until != nil }) {
-		blocks = onFreePorts(t, blocks)
+		var port string
+		blocks, port = onFreePorts(t, blocks)
+		if port != "" {
+			p.env = append(slices.Clone(p.env), "NANOCHAT_ADDR=127.0.0.1:"+port)
+		}
 	}
 	var cells []Block
 	for _, b := range blocks {
@@ -221,8 +225,9 @@ func (p place) background(t *testing.T, dir string, b Block) {
 
 var address = regexp.MustCompile(`\b(127\.0\.0\.1|localhost):(\d+)`)
 
-// onFreePorts replaces the ports in blocks.
-func onFreePorts(t *testing.T, blocks []Block) []Block {
+// onFreePorts replaces the ports in blocks. port is the one in place of 8080, which
+// nanochat serve takes if none is named.
+func onFreePorts(t *testing.T, blocks []Block) (replaced []Block, port string) {
 	free := map[string]string{}
 	out := slices.Clone(blocks)
 	for i := range out {
@@ -237,7 +242,7 @@ func onFreePorts(t *testing.T, blocks []Block) []Block {
 			return m[1] + ":" + free[m[2]]
 		})
 	}
-	return out
+	return out, free["8080"]
 }
 
 func TestParse(t *testing.T) {
@@ -273,11 +278,12 @@ func TestRunner(t *testing.T) {
 		}
 		return b
 	}
-	blocks := onFreePorts(t, []Block{sh("serve 127.0.0.1:8080 localhost:8080 127.0.0.1:9", "x")})
+	blocks, port := onFreePorts(t, []Block{sh("serve 127.0.0.1:8080 localhost:8080 127.0.0.1:9", "x")})
 	ports := address.FindAllStringSubmatch(blocks[0].Text, -1)
 	require.Equal(t, ports[0][2], ports[1][2])
 	require.NotEqual(t, ports[0][2], ports[2][2])
-	require.NotEqual(t, "8080", ports[0][2])
+	require.NotEqual(t, "8080", port)
+	require.Equal(t, port, ports[0][2])
 
 	p.section(t, t.TempDir(), []Block{
 		{Language: "c", Text: "int x;\n", Run: true, File: "x.c"},

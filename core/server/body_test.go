@@ -106,6 +106,7 @@ var badBodies = []struct{ path, body, param, says string }{
 	{"H", `{"messages":[{"role":"user","content":"a"}],"modalities":["audio"]}`, "modalities", "audio"},
 	{"H", `{"messages":[{"role":"user","content":"a"}],"top_logprobs":2}`, "top_logprobs", "logprobs is not true"},
 	{"H", `{"messages":[{"role":"user","content":"a"}],"max_tokens":2,"max_completion_tokens":2}`, "max_tokens", "mean the same"},
+	{"H", `{"messages":[{"role":"user","content":"a"}],"max_completion_tokens":0}`, "max_tokens", "max_tokens is 0: a chat needs at least 1"},
 	{"H", `{"messages":[{"role":"user","content":"a"}],"max_completion_tokens":200}`, "max_completion_tokens", "at most 128"},
 	{"H", `{"messages":[{"role":"user","content":"a"}],"chat_template":"none"}`, "chat_template", "none"},
 	{"E", `{}`, "input", "missing"},

@@ -304,6 +304,8 @@ func (q *query) contradictions() *apiError {
 		return bad("best_of", "best_of is %d and n is %d: best_of must be at least n", q.bestOf, q.n)
 	case q.stream && q.bestOf > q.n:
 		return bad("best_of", "best_of is %d, n is %d and stream is true: what is best is known at the end only, so it cannot be streamed", q.bestOf, q.n)
+	case q.maxTokens == 0 && q.chat:
+		return bad("max_tokens", "max_tokens is 0: a chat needs at least 1")
 	case q.maxTokens == 0 && !q.echo:
 		return bad("max_tokens", "max_tokens is 0: at least 1 is accepted, or 0 with echo")
 	}

@@ -287,8 +287,8 @@ func (r *repl) answer(turn func(context.Context, func(string) error) (reply, err
 	} else {
 		got, err = turn(ctx, emit)
 	}
-	if r.con == nil || shown != "" && !strings.HasSuffix(shown, "\n") {
-		err = errors.Join(err, emit("\n")) // from a pipe: always, so that it can be taken off again
+	if r.con == nil && (err == nil || shown != "") || shown != "" && !strings.HasSuffix(shown, "\n") {
+		err = errors.Join(err, emit("\n")) // after every answer from a pipe, so that it can be taken off again
 	}
 	if err != nil {
 		return err

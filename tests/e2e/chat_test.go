@@ -335,6 +335,7 @@ func TestChatMistakes(t *testing.T) {
 		"nobody reads a system message":    run(t, "", "chat", "tiny.gguf", "-s", "Be brief."),
 		"temperature is -1":                run(t, "", "chat", "tiny.gguf", "--temperature=-1"),
 		"the last message has no end":      run(t, "\"\"\"a\nb\n", "chat", "tiny.gguf"),
+		"nothing was sent":                 run(t, strings.Repeat("a ", 5000), "chat", "tiny.gguf"),
 		"there is no command /x":           run(t, "/x\n", "chat", "tiny.gguf"),
 		"no such file":                     run(t, "/load x.json\n", "chat", "tiny.gguf"),
 		"--max-tokens -1 is outside":       run(t, "", "chat", "tiny.gguf", "--max-tokens=-1"),

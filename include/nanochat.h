@@ -214,7 +214,7 @@ NANOCHAT_API nanochat_status nanochat_get(const char *key, char *buffer, size_t 
 #define NANOCHAT_MODEL_KV_INT8 2u       /* keep keys and values in 8 bits, not 16 */
 #define NANOCHAT_MODEL_NO_HUGE_PAGES 4u /* use weights where the file is mapped, not a copy */
 
-/* How a model is run. None of it but NANOCHAT_MODEL_KV_INT8 and device changes a token. */
+/* How a model is run. None of it but NANOCHAT_MODEL_KV_INT8 changes a token. */
 typedef struct nanochat_model_options {
 	uint32_t struct_size;
 	uint32_t flags;     /* NANOCHAT_MODEL_* */

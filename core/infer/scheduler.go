@@ -67,6 +67,21 @@ func (r *run) asked() int {
 	return at
 }
 
+// wants is how many tokens the stream must have room for so that a step is worth it: one,
+// or many where rows of the prompt are wanted.
+func (r *run) wants() int {
+	if r.echoed < r.prompt {
+		return min(r.prompt-r.echoed, (len(r.s.ring)+1)/2)
+	}
+	return 1
+}
+
+// behind says that the reader of r has not made room.
+func (r *run) behind() bool {
+	want := r.wants()
+	return r.s.room(want) < want
+}
+
 // loop is the scheduler. The lock is held except while a step is computed.
 func (e *Engine) loop() {
 	defer close(e.exited)
@@ -122,7 +137,7 @@ func (e *Engine) sweep() {
 func (e *Engine) admit() {
 	for i := 0; i < len(e.waiting); {
 		r := e.waiting[i]
-		if r.s.room(1) < 1 { // lost its place because its reader is behind
+		if r.behind() { // lost its place because its reader is behind
 			i++
 			continue
 		}
@@ -147,7 +162,7 @@ func (e *Engine) admit() {
 // yield preempts a request whose reader is behind, if there is one.
 func (e *Engine) yield() bool {
 	for _, r := range slices.Backward(e.running) {
-		if r.s.room(1) < 1 {
+		if r.behind() {
 			e.preempt(r)
 			return true
 		}
@@ -330,7 +345,7 @@ func (e *Engine) scored(r *run, n int, rows *int) int {
 	if again := r.echoed - 1 - r.computed; again > 0 { // its pages were lost
 		return min(n, again)
 	}
-	want := min(r.prompt-r.echoed, (len(r.s.ring)+1)/2)
+	want := r.wants()
 	free := r.s.room(want)
 	if free < want {
 		return 0

@@ -72,6 +72,9 @@ func (f *loadFlags) runLoad(a *app, asJSON bool) error {
 	if s, ok := errors.AsType[*load.StatusError](err); ok && (s.Status == 401 || s.Status == 403) {
 		return &hinted{s, "give the key with --api-key or NANOCHAT_API_KEY"}
 	}
+	if s, ok := errors.AsType[*load.StatusError](err); ok && s.Status == 404 {
+		return &hinted{s, "leave out --model for the first one that the server has"}
+	}
 	if r == nil {
 		return &hinted{err, "start one with nanochat serve MODEL, and give the address that it prints"}
 	}

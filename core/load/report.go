@@ -38,12 +38,17 @@ type Report struct {
 	FirstToken Distribution `json:"time_to_first_token_ms"`
 	InterToken Distribution `json:"inter_token_ms"`
 	EndToEnd   Distribution `json:"end_to_end_ms"`
-	// StreamTokens is how many tokens a second one answer has after its first token.
+	// StreamTokens is how many tokens a second one answer has after its first token. Answers
+	// whose rest took less than 10 ms are left out: their pieces come together, and
+	// what lies between them is the network's.
 	StreamTokens Distribution `json:"stream_tokens_per_second"`
 	// SenderLate is how much later than due requests were sent. Where it is much, the
 	// machine that sends is the bottleneck; latencies include it all the same.
 	SenderLate Distribution `json:"sender_late_ms"`
 }
+
+// shortest is the time that counts for StreamTokens.
+const shortest = 10 * time.Millisecond
 
 // Distribution sums up a number of measurements; all zero if there are none.
 type Distribution struct {
@@ -105,7 +110,7 @@ func (r *run) report(model string, took time.Duration) *Report {
 		for _, g := range s.gaps {
 			gaps = append(gaps, ms(g))
 		}
-		if d := s.last - s.first; d > 0 && tokens > 1 {
+		if d := s.last - s.first; d >= shortest && tokens > 1 {
 			speed = append(speed, float64(tokens-1)/d.Seconds())
 		}
 	}

@@ -83,6 +83,7 @@ func limitsText() string {
 
 // Run serves until it is told to end.
 func (c *serveCmd) Run(a *app) error {
+	signal.Ignore(syscall.SIGPIPE) // who reads the log may leave
 	specs, err := c.specs(a)
 	if err != nil {
 		return err

@@ -83,7 +83,7 @@ lint: setup-lint ## gofmt, vet, staticcheck, clang-format, ruff
 	@scripts/lint
 
 .PHONY: unit
-unit: build setup-python setup-promtool setup-nginx setup-browser ## all Go tests, with the Python references where a test has one
+unit: build setup-python setup-ctests setup-promtool setup-nginx setup-browser ## all Go tests, with the Python references where a test has one
 	go test ./...
 
 .PHONY: python
@@ -148,13 +148,15 @@ reliability: setup-build ## kill 20 trainings and more; writes the table of docs
 	@scripts/reliability
 
 ##@ Set up
-.PHONY: setup setup-build setup-python setup-lint setup-promtool setup-nginx setup-browser
+.PHONY: setup setup-build setup-python setup-lint setup-ctests setup-promtool setup-nginx setup-browser
 setup: ## find or install everything the tests use
-	@scripts/setup go cc python lint arm64 promtool nginx browser
+	@scripts/setup go cc python lint arm64 ctests promtool nginx browser
 setup-build:
 	@scripts/setup go cc
 setup-python:
 	@scripts/setup python
+setup-ctests:
+	@scripts/setup ctests
 setup-promtool:
 	@scripts/setup promtool
 setup-nginx:

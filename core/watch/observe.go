@@ -138,4 +138,6 @@ func (w *Watch) Ended(r *train.Result, err error) {
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}
 	w.line(ctx, level, "training ended", attrs...)
+	w.tracer.Close() // so that Dropped, which is asked next, knows what did not arrive
+	w.log.Close()
 }

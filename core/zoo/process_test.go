@@ -57,10 +57,12 @@ func child(dir, address string) int {
 // two files.
 func TestProcesses(t *testing.T) {
 	s := serve(t, content(size), nil)
+	s.mu.Lock() // the requests of other processes come after nothing that the race detector knows
 	s.behave = func(n int, w http.ResponseWriter, r *http.Request) bool {
 		s.file(slow{w}, r)
 		return true
 	}
+	s.mu.Unlock()
 	dir := t.TempDir()
 	var mu sync.Mutex
 	killed, good := 0, 0

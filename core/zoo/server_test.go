@@ -70,9 +70,9 @@ func serve(t *testing.T, data []byte, behave func(n int, w http.ResponseWriter, 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.requests = append(s.requests, r)
-	n := len(s.requests)
+	n, behave := len(s.requests), s.behave
 	s.mu.Unlock()
-	if s.behave != nil && s.behave(n, w, r) {
+	if behave != nil && behave(n, w, r) {
 		return
 	}
 	s.file(w, r)

@@ -114,6 +114,17 @@ func (o *modelOptions) chat(getenv environment) (chat.Options, error) {
 	return c, nil
 }
 
+// makeRoom lets calls from C in while an engine computes: each needs a processor of Go's
+// scheduler, and the workers of an engine hold as many as they are.
+func makeRoom(threads int) {
+	if runtime.GOMAXPROCS(0) > threads {
+		return
+	}
+	if before := runtime.GOMAXPROCS(threads + 1); before > threads+1 { // another call was quicker
+		runtime.GOMAXPROCS(before)
+	}
+}
+
 // checkDevice refuses what is no name of a device; "" is one.
 func checkDevice(name string) error {
 	switch name {
@@ -138,6 +149,7 @@ func openModel(path string, o modelOptions, getenv environment) (uintptr, error)
 	if err != nil {
 		return 0, err
 	}
+	makeRoom(m.Threads())
 	info, err := json.Marshal(infoOf(found, m))
 	if err != nil {
 		m.Close()

@@ -303,14 +303,18 @@ def test_first_token_of_a_new_process() -> None:
 
 
 @pytest.mark.skipif(not LONG, reason="takes a minute; NANOCHAT_PYTHON_LONG=1")
-def test_streaming_costs_little(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("threads", "reach"),
+    [(1, 0.03), (2, 0.5)],  # with two of two the reader takes time from them: a figure, not a promise
+)
+def test_streaming_costs_little(tmp_path: Path, threads: int, reach: float) -> None:
     path = tmp_path / "nano-125m.gguf"
     subprocess.run([COMMAND, "init", "nano-125m", path, "--seed", "1"], check=True, capture_output=True)
     tokens, prompt = 64, "fn main() {"
     ours, theirs = [], []
-    with nanochat.load_model(path, threads=1) as model:  # with a core for each thread; the reader needs one too
+    with nanochat.load_model(path, threads=threads) as model:
         for _ in range(16):
-            flags = [str(path), prompt, "-n", str(tokens), "--ignore-end", "--json", "--threads", "1"]
+            flags = [str(path), prompt, "-n", str(tokens), "--ignore-end", "--json", "--threads", str(threads)]
             out = subprocess.run([COMMAND, "generate", *flags], check=True, capture_output=True).stdout
             theirs.append(float(json.loads(out)["timing"]["decode_ms"]) / 1e3)
             with model.stream(prompt, max_tokens=tokens, ignore_end=True) as stream:
@@ -321,7 +325,8 @@ def test_streaming_costs_little(tmp_path: Path) -> None:
                 ours.append(time.perf_counter() - begin)
     middle = statistics.median(ours)
     cost = middle / statistics.median(theirs) - 1
-    what = "streaming in Python against `nanochat generate`, nano-125m, 1 thread, medians of 16 turns each"
+    share = f"{threads} of {os.cpu_count()} processors"
+    what = f"streaming in Python against `nanochat generate`, nano-125m, {share}, medians of 16 turns each"
     figure = f"{100 * cost:+.1f} % time, {(tokens - 1) / middle:.0f} tok/s"
     report(what, figure, "test_streaming_costs_little")
-    assert cost < 0.03
+    assert cost < reach

@@ -7,6 +7,7 @@ SHELL := /bin/bash
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 COUNT   ?= 5000
+SOAK    ?= 3m
 SHIPPED := models/nano-5m-rust/nano-5m-rust.gguf
 MODEL   ?= $(or $(wildcard $(SHIPPED)),build/nano-5m.gguf)
 PROMPT  ?= fn main() {
@@ -75,6 +76,7 @@ test: setup ## everything below but bench: what CI runs
 	scripts/stage 'race detector' $(MAKE) -s race; \
 	scripts/stage 'arm64 under qemu' $(MAKE) -s arm64; \
 	scripts/stage 'fuzzing, $(COUNT) executions a target' $(MAKE) -s fuzz; \
+	scripts/stage 'soak of the server, $(SOAK)' $(MAKE) -s soak; \
 	scripts/stage 'file sizes'    $(MAKE) -s size; \
 	echo; echo "all stages passed in $$(( $$(date +%s) - start )) s"
 
@@ -128,6 +130,10 @@ arm64: setup-build ## the ARM64 kernels and arithmetic, cross-compiled and run b
 .PHONY: fuzz
 fuzz: setup-build ## every fuzz target for COUNT executions (make fuzz COUNT=10000000)
 	@scripts/fuzz $(COUNT)
+
+.PHONY: soak
+soak: setup-build ## a server under load for SOAK (make soak SOAK=1h): memory, files, goroutines
+	@scripts/soak $(SOAK) 5ms
 
 .PHONY: size
 size: ## lines per directory; fails on a file of more than 600

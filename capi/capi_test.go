@@ -43,12 +43,8 @@ func file(t testing.TB) string {
 	require.NoError(t, err)
 	tok, err := tokenizer.NewByteLevel(300)
 	require.NoError(t, err)
-	var meta []gguf.KV
-	for _, kv := range tok.Metadata(tokenizer.MetadataOptions{}) {
-		v, err := gguf.ValueOf(kv.Value)
-		require.NoError(t, err)
-		meta = append(meta, gguf.KV{Key: kv.Key, Value: v})
-	}
+	meta, err := gguf.Collect(tok.Pairs(tokenizer.MetadataOptions{}))
+	require.NoError(t, err)
 	path := filepath.Join(t.TempDir(), "m.gguf")
 	require.NoError(t, m.Save(path, meta...))
 	return path

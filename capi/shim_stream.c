@@ -65,6 +65,20 @@ static int generate_options(const struct call *c, const nanochat_generate_option
 	return 0;
 }
 
+// begin begins a call that opens a stream: no handle yet, the options completed. It is false,
+// with the call ended, where that cannot be.
+static int begin(struct call *c, nanochat_error **err, nanochat_stream **stream,
+                 const nanochat_generate_options *from, nanochat_generate_options *to,
+                 nanochat_status *status)
+{
+	*status = NANOCHAT_E_FORKED;
+	if (!ncEnter(c, err))
+		return 0;
+	if (stream)
+		*stream = NULL;
+	return generate_options(c, from, to, status);
+}
+
 nanochat_status nanochat_stream_open(nanochat_model *model, const char *prompt, size_t length,
                                      const nanochat_generate_options *options,
                                      nanochat_stream **stream, nanochat_error **err)
@@ -73,11 +87,7 @@ nanochat_status nanochat_stream_open(nanochat_model *model, const char *prompt, 
 	nanochat_generate_options o;
 	nanochat_status status;
 
-	if (!ncEnter(&c, err))
-		return NANOCHAT_E_FORKED;
-	if (stream)
-		*stream = NULL;
-	if (!generate_options(&c, options, &o, &status))
+	if (!begin(&c, err, stream, options, &o, &status))
 		return status;
 	return ncLeave(&c, ncgoStreamOpen((uintptr_t)model, (char *)prompt, length, &o,
 	                                  (uintptr_t *)stream, c.out));
@@ -91,11 +101,7 @@ nanochat_status nanochat_stream_open_tokens(nanochat_model *model, const int32_t
 	nanochat_generate_options o;
 	nanochat_status status;
 
-	if (!ncEnter(&c, err))
-		return NANOCHAT_E_FORKED;
-	if (stream)
-		*stream = NULL;
-	if (!generate_options(&c, options, &o, &status))
+	if (!begin(&c, err, stream, options, &o, &status))
 		return status;
 	return ncLeave(&c, ncgoStreamOpenTokens((uintptr_t)model, (int32_t *)ids, count, &o,
 	                                        (uintptr_t *)stream, c.out));
@@ -110,11 +116,7 @@ nanochat_status nanochat_fim_open(nanochat_model *model, const char *prefix, siz
 	nanochat_generate_options o;
 	nanochat_status status;
 
-	if (!ncEnter(&c, err))
-		return NANOCHAT_E_FORKED;
-	if (stream)
-		*stream = NULL;
-	if (!generate_options(&c, options, &o, &status))
+	if (!begin(&c, err, stream, options, &o, &status))
 		return status;
 	return ncLeave(&c, ncgoFIMOpen((uintptr_t)model, (char *)prefix, prefix_length, (char *)suffix,
 	                               suffix_length, &o, (uintptr_t *)stream, c.out));
@@ -131,11 +133,7 @@ nanochat_status nanochat_chat_open(nanochat_model *model, nanochat_session *sess
 	nanochat_generate_options o;
 	nanochat_status status;
 
-	if (!ncEnter(&c, err))
-		return NANOCHAT_E_FORKED;
-	if (stream)
-		*stream = NULL;
-	if (!generate_options(&c, options, &o, &status))
+	if (!begin(&c, err, stream, options, &o, &status))
 		return status;
 	return ncLeave(&c, ncgoChatOpen((uintptr_t)model, (uintptr_t)session, (char **)roles,
 	                                (char **)contents, (size_t *)content_lengths, count,
@@ -150,11 +148,7 @@ nanochat_status nanochat_session_stream(nanochat_session *session, const char *t
 	nanochat_generate_options o;
 	nanochat_status status;
 
-	if (!ncEnter(&c, err))
-		return NANOCHAT_E_FORKED;
-	if (stream)
-		*stream = NULL;
-	if (!generate_options(&c, options, &o, &status))
+	if (!begin(&c, err, stream, options, &o, &status))
 		return status;
 	return ncLeave(&c, ncgoSessionStream((uintptr_t)session, (char *)text, length, &o,
 	                                     (uintptr_t *)stream, c.out));

@@ -48,13 +48,9 @@ var testModel = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var meta []gguf.KV
-	for _, kv := range tok.Metadata(tokenizer.MetadataOptions{}) {
-		v, err := gguf.ValueOf(kv.Value)
-		if err != nil {
-			return "", err
-		}
-		meta = append(meta, gguf.KV{Key: kv.Key, Value: v})
+	meta, err := gguf.Collect(tok.Pairs(tokenizer.MetadataOptions{}))
+	if err != nil {
+		return "", err
 	}
 	path := filepath.Join(dir, "m.gguf")
 	return path, m.Save(path, meta...)

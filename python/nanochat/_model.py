@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from nanochat import _arrays
 from nanochat import _library as c
+from nanochat._context import Context
 from nanochat._html import count
 from nanochat._options import normalise
 from nanochat._stream import SLICE, TokenStream
@@ -15,14 +16,12 @@ from nanochat._types import Completion, GenOptions, Message, ModelInfo, Token
 from nanochat.errors import ChecksumError, InvalidArgumentError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Unpack
 
     from nanochat._session import Session
 
 
-class Model:
+class Model(Context):
     """An open model; load_model() makes it. It may be used by any number of threads, and is closed by close(), at the
     end of a with statement, or when nothing refers to it any more."""
 
@@ -223,12 +222,7 @@ class Model:
     def closed(self) -> bool:
         return bool(self._engine.closed)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _leave(self) -> None:
         self.close()
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -12,20 +12,15 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
 from nanochat import _command, _settings
+from nanochat._context import Context
 from nanochat.errors import ServerError
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from typing_extensions import Self
 
 _LISTENING = re.compile(r"\blistening on (?P<url>https?://\S+)")
 
 
-class Server:
+class Server(Context):
     """A running server. serve() makes it; it ends with stop(), with a with statement, or when nothing refers to it any
     more."""
 
@@ -82,12 +77,7 @@ class Server:
         self._close.detach()
         return _end(self._process, timeout)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _leave(self) -> None:
         self.stop()
 
     def __repr__(self) -> str:

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
+from nanochat._context import Context
 from nanochat._model import finish, turns
 from nanochat._types import Completion, GenOptions, Message
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Unpack
 
     from nanochat._model import Model
     from nanochat._stream import TokenStream
 
 
-class Session:
+class Session(Context):
     """A context that grows: each call continues after everything before it, which is not computed again. One stream at
     a time; a second one is BusyError until the first was read to its end or closed. Model.session() makes it."""
 
@@ -94,12 +93,7 @@ class Session:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _leave(self) -> None:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from nanochat._context import Context
 from nanochat._library import FINISH
 from nanochat._types import Completion, FinishReason, GenOptions, Token, Usage
 from nanochat.errors import BusyError, CancelledError, ClosedError, GenerationTimeoutError, NanochatError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
 
     from nanochat._native import Step
@@ -34,7 +33,7 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-class TokenStream(Iterator[Token]):
+class TokenStream(Context, Iterator[Token]):
     """The pieces of an answer, as they come. One thread reads it; cancel() and close() work from any.
 
     After KeyboardInterrupt the stream goes on where it was; completion holds what was read so far.
@@ -180,12 +179,7 @@ class TokenStream(Iterator[Token]):
             self._tell()
             self._source.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _leave(self) -> None:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:

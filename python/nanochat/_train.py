@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat import _chart, _display, _html
+from nanochat._context import Context
 from nanochat._stream import SLICE
 from nanochat.errors import (
     CancelledError,
@@ -29,8 +30,6 @@ from nanochat.errors import (
 )
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
 
 
@@ -96,7 +95,7 @@ def _stop_all() -> None:
         run.stop(wait=True)
 
 
-class TrainingRun:
+class TrainingRun(Context):
     """A training in the background of this process. train() makes it.
 
     In a notebook it is shown as its progress, and plot() as curves. It can be read while it runs.
@@ -260,12 +259,7 @@ class TrainingRun:
             parts.append(f"{self.state} after {_display.duration(self._end - self._begin)}")
         return " · ".join(parts)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _leave(self) -> None:
         self.stop()
 
     def __reduce__(self) -> tuple[Any, ...]:

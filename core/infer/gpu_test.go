@@ -10,23 +10,14 @@ import (
 
 	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/core/sample"
-	"github.com/architehc/nanochat/kernels/cuda"
 	"github.com/architehc/nanochat/kernels/cuda/cudatest"
 )
 
 // An engine on the emulated GPU gives the tokens of one on the processor: with a prefix
 // that is shared, its pages copied, and streams side by side.
 func TestEngineOnGPU(t *testing.T) {
-	dirs, image, missing, err := cudatest.Setup(os.Getenv)
-	if missing != "" {
-		t.Skip(missing)
-	}
-	require.NoError(t, err)
 	t.Cleanup(cudatest.Clean)
-	driver, err := cuda.OpenDriver(dirs...)
-	require.NoError(t, err)
-	device, err := driver.Open(0)
-	require.NoError(t, err)
+	device, image := cudatest.Open(t, os.Getenv)
 	t.Cleanup(device.Close)
 
 	m := smallModel(t)

@@ -18,15 +18,7 @@ import (
 // gpu opens the emulated device or the machine's, and gives the code of its kernels.
 func gpu(t *testing.T) (*cuda.Device, cuda.Image) {
 	t.Helper()
-	dirs, image, missing, err := cudatest.Setup(os.Getenv)
-	if missing != "" {
-		t.Skip(missing)
-	}
-	require.NoError(t, err)
-	d, err := cuda.OpenDriver(dirs...)
-	require.NoError(t, err)
-	device, err := d.Open(0)
-	require.NoError(t, err)
+	device, image := cudatest.Open(t, os.Getenv)
 	t.Cleanup(device.Close)
 	return device, image
 }

@@ -129,6 +129,7 @@ func (d *Driver) Open(ordinal int) (*Device, error) {
 	started := make(chan error)
 	go v.serve(device, started)
 	if err := <-started; err != nil {
+		<-v.ended // the context is given back
 		return nil, err
 	}
 	return v, nil

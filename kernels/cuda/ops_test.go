@@ -49,16 +49,8 @@ func vector(r *rand.Rand, n int) []float32 {
 // compute runs f with the kernels on a device of its own.
 func compute(t *testing.T, f func(*cuda.Thread, *cuda.Ops)) {
 	t.Helper()
-	dirs, image, missing, err := cudatest.Setup(os.Getenv)
-	if missing != "" {
-		t.Skip(missing)
-	}
-	require.NoError(t, err)
-	d, err := cuda.OpenDriver(dirs...)
-	require.NoError(t, err)
-	v, err := d.Open(0)
-	require.NoError(t, err)
-	err = v.Do(func(th *cuda.Thread) error {
+	v, image := cudatest.Open(t, os.Getenv)
+	err := v.Do(func(th *cuda.Thread) error {
 		o, err := th.Ops(image)
 		require.NoError(t, err)
 		f(th, o)

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"testing"
 
 	"github.com/architehc/nanochat/kernels/cuda"
 )
@@ -37,6 +38,28 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	return dir, nil
 })
+
+// Open opens the device of Setup, and gives the code of its kernels. The caller closes it. Where
+// there is neither device the test is skipped, and says why.
+func Open(t testing.TB, getenv func(string) string) (*cuda.Device, cuda.Image) {
+	t.Helper()
+	dirs, image, missing, err := Setup(getenv)
+	if missing != "" {
+		t.Skip(missing)
+	}
+	var driver *cuda.Driver
+	if err == nil {
+		driver, err = cuda.OpenDriver(dirs...)
+	}
+	var device *cuda.Device
+	if err == nil {
+		device, err = driver.Open(0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return device, image
+}
 
 // Clean removes what Setup has built, if it has: to be called once, at the end.
 func Clean() { _ = os.RemoveAll(place()) } // a directory for temporary files

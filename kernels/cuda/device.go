@@ -139,7 +139,7 @@ func (d *Driver) Open(ordinal int) (*Device, error) {
 func (v *Device) serve(device int32, started chan<- error) {
 	defer close(v.ended)
 	runtime.LockOSThread() // for good: the thread ends with the goroutine, and the context with it
-	t := &Thread{device: v, api: &v.driver.api}
+	t := &Thread{device: v, api: &v.driver.api, sources: map[string]*Module{}}
 	err := t.check("cuDevicePrimaryCtxRetain", t.api.Retain(&t.context, device))
 	if err == nil {
 		defer t.api.Release(device)

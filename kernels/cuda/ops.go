@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/architehc/nanochat/kernels"
 )
@@ -24,36 +25,46 @@ func (t *Thread) Ops(image Image) (*Ops, error) {
 		return t.ops, nil
 	}
 	o := &Ops{t: t}
-	for _, source := range []struct {
-		name    string
-		kernels map[string]**Kernel
-	}{
-		{"ternary", map[string]**Kernel{"quantize": &o.quantize, "ternary_gemv": &o.gemv, "ternary_gemm": &o.gemm}},
-		{"network", map[string]**Kernel{
-			"embed": &o.embed, "mix": &o.mix, "gather": &o.gather, "rotate": &o.rotate, "attention": &o.attention,
-			"activate": &o.activate, "head_float": &o.headFloat, "head_q8": &o.headQ8,
-		}},
-	} {
-		code, err := image(source.name, t.device.Arch())
-		if err != nil {
-			return nil, err
-		}
-		m, err := t.Load(code)
-		if err != nil {
-			return nil, err
-		}
-		for name, k := range source.kernels {
-			shared := 0
-			if k == &o.quantize || k == &o.gemv {
-				shared = t.device.dynamicShared()
-			}
-			if *k, err = t.Kernel(m, name, shared); err != nil {
-				return nil, err
-			}
-		}
+	err := t.loadKernels(image, "ternary", map[string]**Kernel{"quantize": &o.quantize, "ternary_gemv": &o.gemv, "ternary_gemm": &o.gemm}, "quantize", "ternary_gemv")
+	if err != nil {
+		return nil, err
+	}
+	err = t.loadKernels(image, "network", map[string]**Kernel{
+		"embed": &o.embed, "mix": &o.mix, "gather": &o.gather, "rotate": &o.rotate, "attention": &o.attention,
+		"activate": &o.activate, "head_float": &o.headFloat, "head_q8": &o.headQ8,
+	})
+	if err != nil {
+		return nil, err
 	}
 	t.ops = o
 	return o, nil
+}
+
+// loadKernels fills in kernels, by name, from the module of a source. Those named in shared may
+// ask for as much dynamic shared memory as a block can have.
+func (t *Thread) loadKernels(image Image, source string, kernels map[string]**Kernel, shared ...string) error {
+	m := t.sources[source]
+	if m == nil {
+		code, err := image(source, t.device.Arch())
+		if err != nil {
+			return err
+		}
+		if m, err = t.Load(code); err != nil {
+			return err
+		}
+		t.sources[source] = m
+	}
+	for name, k := range kernels {
+		bytes := 0
+		if slices.Contains(shared, name) {
+			bytes = t.device.dynamicShared()
+		}
+		var err error
+		if *k, err = t.Kernel(m, name, bytes); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // dynamicShared is the shared memory that a launch of quantize or ternary_gemv may ask for, in

@@ -14,6 +14,7 @@ type Thread struct {
 	context handle
 	stream  handle
 	modules []handle
+	sources map[string]*Module // loaded, by source
 	pool    pool
 	ops     *Ops             // nil until they are loaded
 	host    []unsafe.Pointer // pinned memory

@@ -41,6 +41,18 @@ NC_DEVICE float nc_tanh(float x)
 	return fmaf(p, z * x, x);
 }
 
+// nc_bf16 is the value of a bfloat16 number.
+NC_DEVICE float nc_bf16(uint16_t h) { return __uint_as_float((uint32_t)h << 16); }
+
+// nc_to_bf16 is the nearest bfloat16 number, halves to even.
+NC_DEVICE uint16_t nc_to_bf16(float f)
+{
+	const uint32_t u = __float_as_uint(f);
+	if ((u & 0x7fffffffu) > 0x7f800000u)
+		return (uint16_t)(u >> 16 | 0x40);
+	return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
 NC_DEVICE float nc_relu(float x) { return x <= 0.0f ? 0.0f : x; }
 
 // nc_tree adds the 16 lanes of a canonical sum: those 8 apart, then 4, 2, 1.

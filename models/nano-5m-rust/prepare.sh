@@ -5,7 +5,7 @@
 #
 # CORPUS holds rust-train-*.jsonl.zst and rust-val.jsonl.zst; OUT is
 # build/nano-5m-rust unless given. EVAL names evaluation files whose text must not be
-# trained on (separated by blanks), NANOCHAT the program.
+# trained on (separated by blanks), VOCAB the size of the vocabulary, NANOCHAT the program.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 corpus=${1:?usage: models/nano-5m-rust/prepare.sh CORPUS [OUT]}
@@ -22,6 +22,6 @@ fi
 mkdir -p "$out"
 
 # The vocabulary learns from training text only.
-"$nanochat" tokenizer train "$corpus"/rust-train-*.jsonl.zst --vocab 4096 --out "$out/tokenizer.json" --force
+"$nanochat" tokenizer train "$corpus"/rust-train-*.jsonl.zst --vocab "${VOCAB:-4096}" --out "$out/tokenizer.json" --force
 "$nanochat" data prepare "$corpus"/rust-train-*.jsonl.zst --val "$corpus/rust-val.jsonl.zst" "${evaluation[@]}" \
 	--tokenizer "$out/tokenizer.json" --out "$out/data" --force

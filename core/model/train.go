@@ -54,6 +54,9 @@ type Trainer struct {
 	norm   []float32
 	jobs   []refreshJob
 	ready  bool // the model follows the latents
+	// bare is weights alone: neither gradients, nor factors, nor memory for a step. They
+	// are the host's copy of those that a GPU trains.
+	bare bool
 
 	backward
 }
@@ -109,6 +112,22 @@ func (f *factors) putInt8(k *kernels.Set, i, n int, q []int8) {
 
 // NewTrainer makes a network of shape c whose weights are all zero.
 func NewTrainer(c config.Model, o TrainOptions) (*Trainer, error) {
+	t, err := newWeights(c, o, false)
+	if err != nil {
+		return nil, err
+	}
+	if t.work, err = newTrainWork(t.m, t.o.Team, o.Tokens, o.Recompute); err != nil {
+		return nil, err
+	}
+	if err := t.newPages(firstPages(o.Tokens)); err != nil {
+		return nil, err
+	}
+	t.newBackward()
+	return t, nil
+}
+
+// newWeights makes a Trainer that cannot compute a step yet, or, if it is bare, never.
+func newWeights(c config.Model, o TrainOptions, bare bool) (*Trainer, error) {
 	if err := checkTrain(c, o); err != nil {
 		return nil, err
 	}
@@ -122,21 +141,11 @@ func NewTrainer(c config.Model, o TrainOptions) (*Trainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Trainer{m: m, o: o, layers: make([]trainLayer, c.Layers)}
+	t := &Trainer{m: m, o: o, layers: make([]trainLayer, c.Layers), bare: bare}
 	if err := t.allocate(); err != nil {
 		return nil, err
 	}
-	if err := m.finish(Options{Set: o.Set}); err != nil {
-		return nil, err
-	}
-	if t.work, err = newTrainWork(m, o.Team, o.Tokens, o.Recompute); err != nil {
-		return nil, err
-	}
-	if err := t.newPages(firstPages(o.Tokens)); err != nil {
-		return nil, err
-	}
-	t.newBackward()
-	return t, nil
+	return t, m.finish(Options{Set: o.Set})
 }
 
 func checkTrain(c config.Model, o TrainOptions) error {
@@ -211,7 +220,11 @@ func (t *Trainer) allocate() error {
 }
 
 func (t *Trainer) newMatrix(rows, cols int) matrix {
-	m := matrix{rows: rows, cols: cols, w: make([]float32, rows*cols), g: make([]float32, rows*cols)}
+	m := matrix{rows: rows, cols: cols, w: make([]float32, rows*cols)}
+	if t.bare {
+		return m
+	}
+	m.g = make([]float32, rows*cols)
 	switch {
 	case !t.o.F32:
 		m.used.half = make([]uint16, rows*cols)
@@ -250,7 +263,7 @@ func (t *Trainer) addVector(s slot, grad *[]float32) {
 	if *s.vec == nil {
 		*s.vec = make([]float32, rows*cols)
 	}
-	if *grad == nil {
+	if *grad == nil && !t.bare {
 		*grad = make([]float32, rows*cols)
 	}
 	class := optim.Scalar
@@ -274,9 +287,11 @@ func (t *Trainer) addDense(s slot, w *matrix, kind kernels.DType) {
 func (t *Trainer) addLinear(s slot, at place) error {
 	lo, hi := at.row*s.cols, (at.row+s.rows)*s.cols
 	w := at.m.w[lo:hi:hi]
-	t.params = append(t.params, optim.Param{
-		Name: s.name, Class: optim.Matrix, Rows: s.rows, Cols: s.cols, W: w, G: at.m.g[lo:hi:hi],
-	})
+	p := optim.Param{Name: s.name, Class: optim.Matrix, Rows: s.rows, Cols: s.cols, W: w}
+	if !t.bare {
+		p.G = at.m.g[lo:hi:hi]
+	}
+	t.params = append(t.params, p)
 	if t.o.Float {
 		s.lin.dense = &kernels.Dense{Rows: s.rows, Cols: s.cols, Type: kernels.F32, Data: kernels.F32Bytes(w)}
 		t.addJobs(refreshJob{dense: s.lin.dense, at: at, name: s.name}, s.rows)

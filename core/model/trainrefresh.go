@@ -34,7 +34,11 @@ func (t *Trainer) addJobs(j refreshJob, rows int) {
 // after every change of weights, and fails if one is not finite.
 func (t *Trainer) Refresh() error {
 	t.ready = false
-	t.work.tape.clock.start()
+	clock := &partClock{}
+	if t.work != nil {
+		clock = t.work.tape.clock
+	}
+	clock.start()
 	errs := make([]error, t.o.Team.Size())
 	err := t.o.Team.Run(func(w *team.Worker) {
 		row := make([]float32, max(t.m.cfg.Dim, t.m.cfg.FFN, t.m.cfg.Heads*t.m.cfg.HeadDim))
@@ -57,7 +61,7 @@ func (t *Trainer) Refresh() error {
 		t.m.layers[i].mhcAttn.Prepare(t.o.Set)
 		t.m.layers[i].mhcFFN.Prepare(t.o.Set)
 	}
-	t.work.tape.clock.mark(partRefresh)
+	clock.mark(partRefresh)
 	t.ready = true
 	return nil
 }
@@ -74,6 +78,9 @@ func (j *refreshJob) run(k *kernels.Set, row []float32) error {
 		if m.used.half != nil {
 			k.TernaryBF16(m.used.half[at(j.r0):at(j.r1)], cols, w, j.r0, j.r1)
 			return nil
+		}
+		if m.used.full == nil {
+			return nil // bare weights
 		}
 		for r := j.r0; r < j.r1; r++ {
 			if err := ternary.DequantizeRow(m.used.full[at(r):at(r+1)], w, r); err != nil {

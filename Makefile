@@ -11,7 +11,8 @@ SOAK    ?= 3m
 SHIPPED := models/nano-5m-rust/nano-5m-rust.gguf
 MODEL   ?= $(or $(wildcard $(SHIPPED)),build/nano-5m.gguf)
 PROMPT  ?= fn main() {
-RUN     ?= build/nano-5m-rust/run
+CARD    ?= nano-5m-rust
+RUN     ?= build/$(CARD)/run
 
 export PATH := $(CURDIR)/build/tools:$(PATH)
 # trimpath: the tests compile what the builds compile, so that the kernels are compiled once
@@ -53,9 +54,9 @@ build/bin/nanochat:
 	@$(MAKE) build
 
 .PHONY: card
-card: build ## write models/nano-5m-rust from the run in RUN: the model file, its card, its loss curve
-	build/bin/nanochat export $(RUN) -o $(SHIPPED) --force
-	scripts/model-card $(dir $(SHIPPED)) --run $(RUN)
+card: build ## write models/CARD (nano-5m-rust) from the run in RUN: the model file, its card, its loss curve
+	build/bin/nanochat export $(RUN) -o models/$(CARD)/$(CARD).gguf --force
+	scripts/model-card models/$(CARD) --run $(RUN)
 
 .PHONY: examples
 examples: build ## the C examples of bindings/c, in build/examples

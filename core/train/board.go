@@ -108,10 +108,11 @@ func (b *board) Ended(*Result, error) { b.w.Close() }
 // Dropped is the number of events that were lost.
 func (b *board) Dropped() int64 { return b.w.Dropped() }
 
-// modelOf is the model that the forward pass uses, nil for a network that has none.
+// modelOf is the model that the forward pass uses, nil for a network that has none, or
+// whose model cannot be had: the next step tells why.
 func (r *run) modelOf() *model.Model {
-	if n, ok := r.net.(interface{ Model() *model.Model }); ok {
-		return n.Model()
+	if m, err := r.learn.Model(); err == nil {
+		return m
 	}
 	return nil
 }
@@ -119,6 +120,9 @@ func (r *run) modelOf() *model.Model {
 // histograms writes the distributions of the latent weights and of the trits made of
 // them.
 func (b *board) histograms(step int) {
+	if b.r.learn.Pull() != nil {
+		return // the next step tells why
+	}
 	for i := range b.r.params {
 		p := &b.r.params[i]
 		b.w.Histogram(step, "weights/"+p.Name, events.HistogramOf(p.W))

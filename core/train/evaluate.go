@@ -41,7 +41,7 @@ func (r *run) evaluate(ctx context.Context) (*Eval, error) {
 		if err != nil {
 			return nil, err
 		}
-		part, err := r.net.Evaluate(batchOf(b, 0, b.Rows))
+		part, err := r.learn.Evaluate(batchOf(b, 0, b.Rows))
 		if err != nil {
 			return nil, err
 		}

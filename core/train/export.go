@@ -25,7 +25,7 @@ func (r *run) export(name string) error {
 	}
 	meta, err := r.provenance()
 	if err == nil {
-		err = r.net.Save(r.fs, r.path(name), meta)
+		err = r.learn.Save(r.fs, r.path(name), meta)
 	}
 	if err != nil {
 		r.failed++

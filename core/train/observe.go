@@ -113,19 +113,6 @@ func (r *run) phase(name string, from time.Time) time.Time {
 	return now
 }
 
-// passed notes the forward and the backward of a micro-batch that began at from.
-func (r *run) passed(from time.Time) time.Time {
-	now := r.clock.Now()
-	if n, ok := r.net.(interface{ ForwardEnd() time.Time }); ok {
-		if turn := n.ForwardEnd(); turn.After(from) && turn.Before(now) {
-			r.phases = append(r.phases, Phase{PhaseForward, from, turn}, Phase{PhaseBackward, turn, now})
-			return now
-		}
-	}
-	r.phases = append(r.phases, Phase{PhaseBackward, from, now})
-	return now
-}
-
 // saving tells of a checkpoint.
 func (r *run) saving(path string, err error, from time.Time) {
 	s := &Saving{Step: r.meta.Step, Path: path, Err: err, From: from, To: r.clock.Now()}

@@ -175,8 +175,8 @@ func TestSample(t *testing.T) {
 	require.NoError(t, err)
 	defer r.close()
 	require.NoError(t, r.build())
-	r.net.Init(1)
-	require.NoError(t, r.net.Refresh())
+	r.learn.Init(1)
+	require.NoError(t, r.learn.Push())
 	text, err := r.sample("fn ", 8)
 	require.NoError(t, err)
 	require.True(t, strings.HasPrefix(text, "fn ") && len(text) > 3, "%q", text)
@@ -211,8 +211,8 @@ func BenchmarkBoardEvaluation(b *testing.B) {
 	require.NoError(b, err)
 	defer r.close()
 	require.NoError(b, r.build())
-	r.net.Init(1)
-	require.NoError(b, r.net.Refresh())
+	r.learn.Init(1)
+	require.NoError(b, r.learn.Push())
 	board := newBoard(r)
 	m := &Metrics{Val: &Eval{}}
 	for b.Loop() {

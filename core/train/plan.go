@@ -88,17 +88,16 @@ func (r *run) measurePlan(ctx context.Context, p *Plan) error {
 	if err := r.weights(); err != nil {
 		return err
 	}
-	if err := r.net.Refresh(); err != nil {
+	if err := r.learn.Push(); err != nil {
 		return err
 	}
 	r.findPeak()
 	r.began = r.clock.Now()
-	// One batch of a few rows warms caches and threads up.
-	b, err := r.loader.Next(ctx)
-	if err == nil {
-		_, err = r.net.Backward(batchOf(b, 0, r.cfg.Train.MicroRows), model.LossOptions{Scale: 1})
+	s := r.take(ctx, 0)
+	if s.err != nil {
+		return s.err
 	}
-	if err != nil {
+	if err := r.learn.Warm(s); err != nil {
 		return err
 	}
 	m, err := r.step(ctx)
@@ -115,19 +114,24 @@ func (r *run) measurePlan(ctx context.Context, p *Plan) error {
 	p.MFU, p.Peak = float64(m.MFU), r.peak
 	p.Seconds = p.StepSeconds * float64(r.total)
 	var trits int64
-	for _, w := range r.net.Projections() {
+	projections, err := r.learn.Projections()
+	for _, w := range projections {
 		trits += int64(len(w.Tiles))
 	}
-	om := r.opt.Memory()
-	p.Memory = r.parts(r.net.Memory(), int64(om.State), int64(om.Scratch), trits)
-	return nil
+	host, _ := r.learn.Memory()
+	p.Memory = r.parts(host, trits)
+	return err
 }
 
-// parts adds to the memory of the network that of the optimizer, of the batches that
-// are made ahead and of the copies of trits for flips.
-func (r *run) parts(network Parts, state, scratch, trits int64) Parts {
-	p := append(network, Part{"optimizer state", state}, Part{"optimizer scratch", scratch},
-		Part{"batches", 2 * 3 * 4 * int64(r.cfg.Train.Rows) * int64(r.cfg.Train.SeqLen)})
+// optimizerParts is the memory of an optimizer.
+func optimizerParts(state, scratch int64) Parts {
+	return Parts{{"optimizer state", state}, {"optimizer scratch", scratch}}
+}
+
+// parts adds to the memory of a learner that of the batches that are made ahead and of the
+// copies of trits for flips.
+func (r *run) parts(learner Parts, trits int64) Parts {
+	p := append(learner, Part{"batches", 2 * 3 * 4 * int64(r.cfg.Train.Rows) * int64(r.cfg.Train.SeqLen)})
 	if trits > 0 {
 		p = append(p, Part{"copy of the trits", trits})
 	}
@@ -162,7 +166,7 @@ func (r *run) foresee() (Parts, error) {
 	if !r.cfg.Train.Float {
 		trits = count.Ternary / 4
 	}
-	return r.parts(memoryParts(m), state, scratch, trits), nil
+	return r.parts(append(memoryParts(m), optimizerParts(state, scratch)...), trits), nil
 }
 
 // lessMemory is what to do about a run that does not fit.

@@ -111,8 +111,11 @@ func Left(d time.Duration) string {
 }
 
 // keepTrits copies the trits before an update.
-func (r *run) keepTrits() {
-	now := r.net.Projections()
+func (r *run) keepTrits() error {
+	now, err := r.learn.Projections()
+	if err != nil {
+		return err
+	}
 	if r.last == nil {
 		for _, w := range now {
 			c := *w
@@ -123,10 +126,11 @@ func (r *run) keepTrits() {
 	for i, w := range now {
 		copy(r.last[i].Tiles, w.Tiles)
 	}
+	return nil
 }
 
 // mhcNorms is the norms of the gradients of the hyper-connections' tensors.
-func (r *run) mhcNorms() map[string]Number {
+func (r *run) mhcNorms(_ *optim.Report) map[string]Number {
 	norms := map[string]Number{}
 	for i := range r.params {
 		if p := &r.params[i]; p.Class == optim.MHC {
@@ -141,12 +145,16 @@ func (r *run) mhcNorms() map[string]Number {
 }
 
 // trits counts what the update did to them.
-func (r *run) trits(m *Metrics) {
+func (r *run) trits(m *Metrics) error {
+	now, err := r.learn.Projections()
+	if err != nil {
+		return err
+	}
 	var changed, total, zero int
-	for i, w := range r.net.Projections() {
+	for i, w := range now {
 		c, n, err := ternary.Flips(r.last[i], w)
 		if err != nil {
-			return // another shape than before: nothing to compare
+			return nil // another shape than before: nothing to compare
 		}
 		changed, total = changed+c, total+n
 		zero += ternary.CountTrits(w).Zero
@@ -155,4 +163,5 @@ func (r *run) trits(m *Metrics) {
 		flips, zeros := Number(float64(changed)/float64(total)), Number(float64(zero)/float64(total))
 		m.FlipRate, m.ZeroFraction = &flips, &zeros
 	}
+	return nil
 }

@@ -55,20 +55,18 @@ func open(cfg *config.Config, o Options) (r *run, err error) {
 
 // build makes the network and its optimizer.
 func (r *run) build() (err error) {
-	make := newNetwork
-	if r.o.hooks.network != nil {
-		make = r.o.hooks.network
-	}
-	if r.net, err = make(r); err != nil {
+	if r.learn, err = newProcessor(r); err != nil {
 		return err
 	}
-	r.params = r.net.Params()
+	r.params = r.learn.Params()
+	return nil
+}
+
+// optimOptions is the configured optimizer, without what computes it.
+func optimOptions(r *run) optim.Options {
 	schedule := scheduleOf(r.cfg)
 	schedule.Total = r.total
-	r.opt, err = optim.New(r.params, optim.Options{
-		Rules: rulesOf(r.cfg), Schedule: schedule, Clip: r.cfg.Train.Clip, BF16: !r.cfg.Train.F32, Set: r.set, Team: r.team,
-	})
-	return err
+	return optim.Options{Rules: rulesOf(r.cfg), Schedule: schedule, Clip: r.cfg.Train.Clip, BF16: !r.cfg.Train.F32}
 }
 
 // openData opens the shards and their tokenizer and checks that all belong together.
@@ -137,6 +135,9 @@ func (r *run) close() {
 	}
 	if r.lock != nil {
 		r.lock.Close()
+	}
+	if r.learn != nil {
+		r.learn.Close()
 	}
 	if r.team != nil {
 		r.team.Close()

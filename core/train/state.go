@@ -59,9 +59,16 @@ func (r *run) checkpoints() string { return r.path("checkpoints") }
 // state is what a checkpoint of the run as it stands holds. Its tensors are the
 // run's own memory.
 func (r *run) state() (*checkpoint.State, error) {
-	r.meta.Version, r.meta.Config, r.meta.Kernel = metaVersion, r.cfg.TOML(), r.set.Name
-	r.meta.Counters, r.meta.Detector = r.opt.Counters(), r.detect.s
-	s := &checkpoint.State{Step: r.meta.Step, Weights: checkpoint.Weights(r.params), Optimizer: r.opt.Tensors()}
+	r.meta.Version, r.meta.Config, r.meta.Kernel = metaVersion, r.cfg.TOML(), r.learn.Kernel()
+	r.meta.Counters, r.meta.Detector = r.learn.Counters(), r.detect.s
+	if err := r.learn.Pull(); err != nil {
+		return nil, err
+	}
+	state, err := r.learn.State()
+	if err != nil {
+		return nil, err
+	}
+	s := &checkpoint.State{Step: r.meta.Step, Weights: checkpoint.Weights(r.params), Optimizer: state}
 	return s, s.SetMeta(&r.meta)
 }
 
@@ -116,8 +123,8 @@ func (r *run) start() error {
 	} else if err := r.restore(state); err != nil {
 		return err
 	}
-	r.meta.Kernel = r.set.Name // of a resumed run, too: that of its last part
-	if err := r.net.Refresh(); err != nil {
+	r.meta.Kernel = r.learn.Kernel() // of a resumed run, too: that of its last part
+	if err := r.learn.Push(); err != nil {
 		return err
 	}
 	if err := r.fs.MkdirAll(r.cfg.Train.Out, 0o755); err != nil {
@@ -229,7 +236,7 @@ func (r *run) first() error {
 
 // weights makes the first weights.
 func (r *run) weights() error {
-	r.net.Init(uint64(r.cfg.Train.Seed))
+	r.learn.Init(uint64(r.cfg.Train.Seed))
 	if r.cfg.Train.InitFrom != "" {
 		return r.fillFrom(r.cfg.Train.InitFrom)
 	}
@@ -255,14 +262,14 @@ func (r *run) restore(s *checkpoint.State) error {
 	if err := r.compare(old); err != nil {
 		return err
 	}
-	if m.Kernel != r.set.Name {
-		r.logf("warning: the run began with the kernels %s and goes on with %s: its results may differ in the last bits", m.Kernel, r.set.Name)
+	if k := r.learn.Kernel(); m.Kernel != k {
+		r.logf("warning: the run began with the kernels %s and goes on with %s: its results may differ in the last bits", m.Kernel, k)
 	}
 	const other = "resume with the configuration of the run, or start anew with --resume none --out DIR"
 	if err := s.CopyWeights(r.params); err != nil {
 		return bad(err, other)
 	}
-	if err := r.opt.Restore(m.Counters, s.Optimizer); err != nil {
+	if err := r.learn.Restore(m.Counters, s.Optimizer); err != nil {
 		return bad(err, other)
 	}
 	if err := r.openLoader(&m.Cursor); err != nil {

@@ -19,7 +19,6 @@ import (
 	"github.com/architehc/nanochat/core/tokenizer"
 	"github.com/architehc/nanochat/kernels"
 	"github.com/architehc/nanochat/kernels/team"
-	"github.com/architehc/nanochat/kernels/tune"
 )
 
 // The values of Options.Resume besides the path of a checkpoint.
@@ -114,10 +113,10 @@ type run struct {
 	tok       *tokenizer.Tokenizer
 	team      *team.Team
 	set       *kernels.Set
-	net       network
-	params    []optim.Param
-	opt       *optim.Optimizer
+	learn     learner
+	params    []optim.Param // of learn
 	loader    *data.Loader
+	ahead     *batch // of the next step, where it was taken already
 	detect    *detector
 	metrics   *metricsFile
 	lock      fsx.File
@@ -208,14 +207,11 @@ func (r *run) loop(ctx context.Context) error {
 	return nil
 }
 
-// findPeak measures the peak, unless it was given, and keeps the highest: other
-// programs can only have made it look lower.
+// findPeak measures the peak, unless it was given.
 func (r *run) findPeak() {
 	r.peak = max(r.peak, r.o.Peak)
-	if p, ok := tune.TrainPeak(r.cfg.Train.F32); ok && r.o.Peak == 0 {
-		if rate, err := tune.Rate(r.team, p, 10, 10*time.Millisecond); err == nil {
-			r.peak = max(r.peak, rate)
-		}
+	if r.o.Peak == 0 {
+		r.peak = max(r.peak, r.learn.Peak())
 	}
 }
 
@@ -258,96 +254,61 @@ func (r *run) complete(ctx context.Context, m *Metrics) (err error) {
 // step takes one step. Until it returns without an error r.meta is that of the step
 // before.
 func (r *run) step(ctx context.Context) (*Metrics, error) {
-	t := &r.cfg.Train
 	if ctx.Err() != nil {
 		return nil, errStopped
 	}
 	began := r.clock.Now()
 	r.phases = append(r.phases[:0], Phase{Name: PhaseStep, From: began})
-	b, err := r.loader.Next(ctx)
-	if ctx.Err() != nil {
-		return nil, errStopped
-	}
+	s, err := r.upcoming(ctx, r.meta.Step+1)
 	if err != nil {
 		return nil, err
 	}
-	l := model.LossOptions{Scale: 1 / float64(max(b.Count, 1)), Z: t.ZLoss, Entropy: t.Entropy, Smoothing: t.Smoothing}
-	at := r.phase(PhaseData, began)
-	r.net.ClearGrads()
-	var sum model.LossSum
-	for lo := 0; lo < b.Rows; lo += t.MicroRows {
-		part, err := r.net.Backward(batchOf(b, lo, min(lo+t.MicroRows, b.Rows)), l)
-		if err != nil {
+	r.phase(PhaseData, began)
+	if s.sample {
+		if err := r.keepTrits(); err != nil {
 			return nil, err
 		}
-		sum.Add(part)
-		at = r.passed(at)
-		if ctx.Err() != nil {
-			return nil, errStopped
-		}
 	}
-	step := r.meta.Step + 1
-	if r.o.hooks.gradients != nil {
-		r.o.hooks.gradients(step, r.params)
-	}
-	lossIsFinite := !math.IsNaN(sum.Objective) && !math.IsInf(sum.Objective, 0)
-	if !lossIsFinite {
-		// A loss that is no number has no gradient, whatever stands there: the optimizer
-		// then skips the step and counts it.
-		r.params[0].G[0] = float32(math.NaN())
-	}
-	sample := t.LogEvery > 0 && step%t.LogEvery == 0
-	var mhcNorms map[string]Number
-	if sample {
-		r.keepTrits()
-		mhcNorms = r.mhcNorms()
-	}
-	at = r.clock.Now()
-	report, err := r.opt.Step()
+	sum, report, err := r.learn.Step(ctx, s, func() *batch { return r.fetch(ctx, s.step) })
 	if err != nil {
 		return nil, err
 	}
-	if !report.Skipped {
-		if err := r.net.Refresh(); err != nil {
-			return nil, err
-		}
-	}
-	r.phase(PhaseOptimizer, at)
-	r.meta.Step = step
-	r.meta.Tokens += int64(b.Rows) * int64(b.SeqLen)
-	r.meta.Cursor = r.loader.Cursor()
+	r.meta.Step = s.step
+	r.meta.Tokens += s.tokens
+	r.meta.Cursor = s.cursor
 	r.phases[0].To = r.clock.Now()
 	seconds := r.phases[0].To.Sub(began).Seconds()
 	r.meta.Seconds = r.before + r.clock.Now().Sub(r.began).Seconds()
-	m := r.measure(b, sum, &report, seconds)
-	if report.Skipped && !lossIsFinite {
-		m.NonFinite = "the loss"
+	m := r.measure(s, sum, &report, seconds)
+	if s.sample {
+		m.MHCNorms = r.mhcNorms(&report)
+		err = r.trits(m)
 	}
-	if m.MHCNorms = mhcNorms; sample {
-		r.trits(m)
-	}
-	return m, nil
+	return m, err
 }
 
 // measure is the line of a step.
-func (r *run) measure(b *data.Batch, sum model.LossSum, report *optim.Report, seconds float64) *Metrics {
+func (r *run) measure(s *batch, sum model.LossSum, report *optim.Report, seconds float64) *Metrics {
 	n := float64(max(sum.Count, 1))
 	m := &Metrics{
 		Step: r.meta.Step, Tokens: r.meta.Tokens, Epoch: Number(float64(r.meta.Cursor.Row) / float64(r.loader.RowsPerEpoch())),
 		Loss: Number(sum.Objective / n), CE: Number(sum.NLL / n), Z: Number(r.cfg.Train.ZLoss * sum.LSE2 / n),
-		BPB: Number(bpb(sum.NLL, b.TextBytes)), Entropy: Number(sum.Entropy / n),
+		BPB: Number(bpb(sum.NLL, s.textBytes)), Entropy: Number(sum.Entropy / n),
 		LR: Number(r.cfg.Optim.Matrix.LR * report.Factor), GradNorm: Number(report.GradNorm), Norms: map[string]Number{}, Clip: Number(report.Clip),
-		TokensPerSecond: Number(float64(b.Rows*b.SeqLen) / max(seconds, 1e-9)),
-		WaitMS:          Number(b.Wait.Seconds() * 1e3), StepMS: Number(seconds * 1e3),
-		Skipped: report.Skipped, SkippedTotal: r.opt.Counters().Skipped,
+		TokensPerSecond: Number(float64(s.tokens) / max(seconds, 1e-9)),
+		WaitMS:          Number(s.wait.Seconds() * 1e3), StepMS: Number(seconds * 1e3),
+		Skipped: report.Skipped, SkippedTotal: r.learn.Counters().Skipped,
 	}
 	if r.peak > 0 {
 		// What was reached is possible, whatever was measured.
-		rate := flops(&r.cfg.Model, b) / max(seconds, 1e-9)
+		rate := s.flops / max(seconds, 1e-9)
 		r.peak = max(r.peak, rate)
 		m.MFU = Number(rate / r.peak)
 	}
-	if report.Skipped {
+	switch {
+	case report.Skipped && !finite(sum.Objective):
+		m.NonFinite = "the loss"
+	case report.Skipped:
 		m.NonFinite = "the gradient of " + report.NonFinite
 	}
 	for c, norm := range report.ClassNorm {
@@ -355,7 +316,7 @@ func (r *run) measure(b *data.Batch, sum model.LossSum, report *optim.Report, se
 			m.Norms[optim.Class(c).String()] = Number(norm)
 		}
 	}
-	if v, ok := r.net.StreamCosine(); ok {
+	if v, ok := r.learn.StreamCosine(); ok {
 		cosine := Number(v)
 		m.Cosine = &cosine
 	}
@@ -418,7 +379,7 @@ func (r *run) finish(ctx context.Context) error {
 func (r *run) summarise() {
 	m := &r.meta
 	r.result.Steps, r.result.Tokens, r.result.Seconds = m.Step, m.Tokens, m.Seconds
-	r.result.Resumed, r.result.Skipped = r.resumed, r.opt.Counters().Skipped
+	r.result.Resumed, r.result.Skipped = r.resumed, r.learn.Counters().Skipped
 	r.result.Val, r.result.BestStep = m.Val, m.BestStep
 	if m.BestStep > 0 {
 		r.result.Best = Number(m.Best)

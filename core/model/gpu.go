@@ -37,10 +37,16 @@ type gpuLayer struct {
 type UnsupportedError struct {
 	// What the model has.
 	What string
+	// Hint says what to do; the default is to use the processor.
+	Hint string
 }
 
 func (e *UnsupportedError) Error() string {
-	return "model: " + e.What + " cannot be computed on a GPU; use the processor"
+	hint := e.Hint
+	if hint == "" {
+		hint = "use the processor"
+	}
+	return "model: " + e.What + " cannot be computed on a GPU; " + hint
 }
 
 // gpuMemory is allocations on a device, which are freed when their owner is collected, or
@@ -126,16 +132,16 @@ func (m *Model) checkGPU() error {
 	}
 	switch {
 	case c.Streams > 1 && c.MHCDynamic:
-		return &UnsupportedError{"a mixing of streams that depends on the token"}
+		return &UnsupportedError{What: "a mixing of streams that depends on the token"}
 	case c.HeadDim > cuda.MaxHeadDim:
-		return &UnsupportedError{fmt.Sprintf("heads of %d", c.HeadDim)}
+		return &UnsupportedError{What: fmt.Sprintf("heads of %d", c.HeadDim)}
 	case !onDevice(m.embed.Type) || !onDevice(m.head.Type) || m.head.Type == kernels.Q8_0 && !m.int8Head():
-		return &UnsupportedError{"an embedding or head of this storage type"}
+		return &UnsupportedError{What: "an embedding or head of this storage type"}
 	}
 	for i := range m.layers {
 		for _, p := range m.layers[i].projections() {
 			if p.dense != nil {
-				return &UnsupportedError{"projections that are not ternary"}
+				return &UnsupportedError{What: "projections that are not ternary"}
 			}
 		}
 	}

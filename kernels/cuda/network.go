@@ -1,5 +1,7 @@
 package cuda
 
+import "fmt"
+
 // This file queues the kernels of src/network.cu. Shapes are those of the kernels; each
 // structure of arguments has the layout of the one there.
 
@@ -30,25 +32,45 @@ func (o *Ops) Embed(x, initial Ptr, table *Dense, ids Ptr, tokens, streams int) 
 
 // Mix ends one layer function and begins the next.
 type Mix struct {
-	X       Ptr // [tokens][streams][dim], read and written
+	X       Ptr // [tokens][streams][dim]
+	Out     Ptr // [tokens][streams][dim]: what becomes of X; 0: it is changed in place
+	Left    Ptr // [tokens][streams][dim]: what becomes of X before Scalars; 0: not wanted
 	Y       Ptr // [tokens][dim]: what the function gave; 0: nothing is written
 	Initial Ptr // [tokens][dim], with Scalars
-	Scalars Ptr // [2]: X = Scalars[0]·X + Scalars[1]·Initial, after the writing; 0: not
+	Scalars Ptr // [2]: Out = Scalars[0]·Left + Scalars[1]·Initial; 0: not
 	U       Ptr // [tokens][dim]: what the next function reads; 0: nothing
-	Mean    Ptr // [tokens][dim]: the mean of the streams; 0: not wanted
-	// Write and Read are a Coef each, of the function that ends and of the next. With
-	// one stream they are not used.
+	Mean    Ptr // [tokens][dim]: the mean of the streams of Out; 0: not wanted
+	// Write and Read are the mixing of the function that ends and of the next. With one
+	// stream they are not used.
 	Write, Read Ptr
+	// CoefStride is 0 where Write and Read are a Coef each, for all tokens, and CoefFloats
+	// where they are [tokens]Coef.
+	CoefStride int
 }
 
+// CoefFloats is the size of a Coef in floats.
+const CoefFloats = 24
+
 type mixArgs struct {
-	Mix
-	dim, streams int32
+	x, out, left, y, initial, scalars, u, mean, write, read Ptr
+	dim, streams, perToken, _                               int32
 }
 
 // Mix queues m for tokens of that many streams of dim values.
 func (o *Ops) Mix(m Mix, tokens, streams, dim int) error {
-	return Launch(o.t, o.mix, perToken(tokens), &mixArgs{m, int32(dim), int32(streams)})
+	if streams != 1 && streams != 2 && streams != 4 || m.CoefStride != 0 && m.CoefStride != CoefFloats {
+		return fmt.Errorf("cuda: a mixing of %d streams, %d floats between coefficients: want 1, 2 or 4, and 0 or %d", streams, m.CoefStride, CoefFloats)
+	}
+	if m.Out == 0 {
+		m.Out = m.X
+	}
+	a := mixArgs{
+		x: m.X, out: m.Out, left: m.Left, y: m.Y, initial: m.Initial, scalars: m.Scalars, u: m.U, mean: m.Mean,
+		write: m.Write, read: m.Read, dim: int32(dim), streams: int32(streams), perToken: int32(m.CoefStride / CoefFloats),
+	}
+	s := perToken(tokens)
+	s.Block[0] = uint32(min(256, (dim+127)/128*32)) // four columns a thread, whole warps
+	return Launch(o.t, o.mix, s, &a)
 }
 
 type gatherArgs struct {

@@ -100,66 +100,112 @@ func TestEmbedAndLogitsGiveTheBitsOfTheReference(t *testing.T) {
 
 func TestMixGivesTheBitsOfTheReference(t *testing.T) {
 	set, r := reference(t), rand.New(rand.NewPCG(9, 10))
-	const tokens, dim = 3, 80
-	for _, n := range []int{1, 2, 4} {
-		var write, read cuda.Coef
-		for i := range 4 {
-			write.Pre[i], write.Post[i], read.Pre[i] = r.Float32(), r.Float32(), r.Float32()
-			for j := range 4 {
-				write.Res[i][j] = r.Float32()
+	const tokens = 3
+	// mixing is tokens Coefs, all the same unless each token has its own.
+	mixing := func(each bool) (c [tokens]cuda.Coef) {
+		for k := range c {
+			for i := range 4 {
+				c[k].Pre[i], c[k].Post[i] = r.Float32(), r.Float32()
+				for j := range 4 {
+					c[k].Res[i][j] = r.Float32()
+				}
+			}
+			if !each {
+				c[k] = c[0]
 			}
 		}
+		return c
+	}
+	for _, c := range []struct {
+		n, dim        int
+		each, written bool
+	}{{1, 80, false, true}, {1, 45, false, true}, {2, 80, false, true}, {2, 75, true, true}, {4, 80, false, false}, {4, 260, true, true}, {4, 30, true, true}} {
+		n, dim := c.n, c.dim
+		write, read := mixing(c.each), mixing(c.each)
 		x, y, first, scalars := vector(r, tokens*n*dim), vector(r, tokens*dim), vector(r, tokens*dim), vector(r, 2)
 		compute(t, func(th *cuda.Thread, o *cuda.Ops) {
 			m := cuda.Mix{
 				X: put(t, th, x), Y: put(t, th, y), Initial: put(t, th, first), Scalars: put(t, th, scalars),
 				U: put(t, th, make([]float32, tokens*dim)), Mean: put(t, th, make([]float32, tokens*dim)),
-				Write: put(t, th, coefs(&write)), Read: put(t, th, coefs(&read)),
+				Write: put(t, th, coefs(write[:]...)), Read: put(t, th, coefs(read[:]...)),
 			}
-			require.NoError(t, o.Mix(m, tokens, n, dim))
-			gotX, gotU, gotMean := get[float32](t, th, m.X, len(x)), get[float32](t, th, m.U, tokens*dim), get[float32](t, th, m.Mean, tokens*dim)
-			for token := range tokens {
-				old, f := x[token*n*dim:][:n*dim], y[token*dim:][:dim]
-				now, u, mean := make([]float32, n*dim), make([]float32, dim), make([]float32, dim)
-				for i := range n {
-					d := now[i*dim:][:dim]
-					if n == 1 {
-						set.Add(d, old, f)
-					} else {
-						set.Scale(d, write.Res[i][0], old[:dim])
-						for j := 1; j < n; j++ {
-							set.Axpy(d, write.Res[i][j], old[j*dim:][:dim])
+			if c.each {
+				m.CoefStride = cuda.CoefFloats
+			}
+			if !c.written {
+				m.Y = 0
+			}
+			check := func(m cuda.Mix, x []float32) {
+				gotX, gotU, gotMean := get[float32](t, th, m.Out, len(x)), get[float32](t, th, m.U, tokens*dim), get[float32](t, th, m.Mean, tokens*dim)
+				for token := range tokens {
+					old, f := x[token*n*dim:][:n*dim], y[token*dim:][:dim]
+					now, u, mean := append([]float32{}, old...), make([]float32, dim), make([]float32, dim)
+					for i := range n {
+						d := now[i*dim:][:dim]
+						switch {
+						case m.Y == 0:
+						case n == 1:
+							set.Add(d, old, f)
+						default:
+							w := &write[token]
+							set.Scale(d, w.Res[i][0], old[:dim])
+							for j := 1; j < n; j++ {
+								set.Axpy(d, w.Res[i][j], old[j*dim:][:dim])
+							}
+							set.Axpy(d, w.Post[i], f)
 						}
-						set.Axpy(d, write.Post[i], f)
+						if m.Left != 0 {
+							require.Equal(t, bits(d), bits(get[float32](t, th, m.Left, len(x))[(token*n+i)*dim:][:dim]), "%+v", c)
+						}
+						if m.Scalars != 0 {
+							set.Scale(d, scalars[0], d)
+							set.Axpy(d, scalars[1], first[token*dim:][:dim])
+						}
 					}
-					set.Scale(d, scalars[0], d)
-					set.Axpy(d, scalars[1], first[token*dim:][:dim])
-				}
-				copy(u, now[:dim])
-				copy(mean, now[:dim])
-				for s := 1; s < n; s++ {
-					if s == 1 {
-						set.Scale(u, read.Pre[0], now[:dim])
+					copy(u, now[:dim])
+					copy(mean, now[:dim])
+					for s := 1; s < n; s++ {
+						if s == 1 {
+							set.Scale(u, read[token].Pre[0], now[:dim])
+						}
+						set.Axpy(u, read[token].Pre[s], now[s*dim:][:dim])
+						set.Add(mean, mean, now[s*dim:][:dim])
 					}
-					set.Axpy(u, read.Pre[s], now[s*dim:][:dim])
-					set.Add(mean, mean, now[s*dim:][:dim])
+					if n > 1 {
+						set.Scale(mean, 1/float32(n), mean)
+					}
+					require.Equal(t, bits(now), bits(gotX[token*n*dim:][:n*dim]), "%+v", c)
+					require.Equal(t, bits(u), bits(gotU[token*dim:][:dim]), "%+v", c)
+					require.Equal(t, bits(mean), bits(gotMean[token*dim:][:dim]), "%+v", c)
 				}
-				if n > 1 {
-					set.Scale(mean, 1/float32(n), mean)
-				}
-				require.Equal(t, bits(now), bits(gotX[token*n*dim:][:n*dim]), "%d streams", n)
-				require.Equal(t, bits(u), bits(gotU[token*dim:][:dim]), "%d streams", n)
-				require.Equal(t, bits(mean), bits(gotMean[token*dim:][:dim]), "%d streams", n)
 			}
+			m.Out, m.Left = put(t, th, make([]float32, len(x))), put(t, th, make([]float32, len(x)))
+			require.NoError(t, o.Mix(m, tokens, n, dim))
+			check(m, x)
+			require.Equal(t, bits(x), bits(get[float32](t, th, m.X, len(x))), "with Out, X stays")
+			plain := m
+			plain.Y, plain.Scalars, plain.Left = 0, 0, 0
+			require.NoError(t, o.Mix(plain, tokens, n, dim))
+			check(plain, x)
+			m.Out, m.Left = 0, 0
+			require.NoError(t, o.Mix(m, tokens, n, dim))
+			m.Out = m.X
+			check(m, x)
 		})
 	}
+	compute(t, func(_ *cuda.Thread, o *cuda.Ops) {
+		require.ErrorContains(t, o.Mix(cuda.Mix{}, 1, 3, 16), "want 1, 2 or 4")
+		require.ErrorContains(t, o.Mix(cuda.Mix{CoefStride: 1}, 1, 2, 16), "floats between")
+	})
 }
 
-// coefs is a Coef as the device has it.
-func coefs(c *cuda.Coef) []float32 {
-	out := append(append([]float32{}, c.Pre[:]...), c.Post[:]...)
-	for i := range c.Res {
-		out = append(out, c.Res[i][:]...)
+// coefs is Coefs as the device has them.
+func coefs(list ...cuda.Coef) (out []float32) {
+	for _, c := range list {
+		out = append(append(out, c.Pre[:]...), c.Post[:]...)
+		for i := range c.Res {
+			out = append(out, c.Res[i][:]...)
+		}
 	}
 	return out
 }

@@ -41,59 +41,93 @@ struct Coef {
 };
 
 struct MixArgs {
-	float *x;             // [tokens][streams][dim], read and written
+	const float *x;       // [tokens][streams][dim]
+	float *out;           // [tokens][streams][dim]: what becomes of x; may be x
+	float *left;          // [tokens][streams][dim]: that before the scalars, or null
 	const float *y;       // [tokens][dim]: what the layer function gave, or null: nothing to write
 	const float *initial; // [tokens][dim], with scalars
 	const float *scalars; // [2] of the layer that is entered, or null
 	float *u;             // [tokens][dim]: what the next layer function reads, or null
 	float *mean;          // [tokens][dim]: the mean of the streams, or null
 	const Coef *write, *read;
-	int32_t dim, streams;
+	int32_t dim, streams, per_token, reserved; // per_token: each token has its own Coef
 };
 
-// Ends one layer function and begins the next: a block of 256 threads a token.
-NC_KERNEL(mix, MixArgs)
+template <int W> struct alignas(4 * W) Pack {
+	float v[W];
+};
+
+// mix_columns does S streams, W columns a thread: with W = 4 it moves 16 bytes at once, and
+// S + 2 such loads are in flight.
+template <int S, int W> NC_DEVICE void mix_columns(const MixArgs &a)
 {
+	typedef Pack<W> Wide;
 	const int64_t token = blockIdx.x;
-	for (int i = (int)threadIdx.x; i < a.dim; i += 256) {
-		float *x = a.x + token * a.streams * a.dim + i;
-		float old[MaxStreams], now[MaxStreams];
-		for (int s = 0; s < a.streams; s++)
-			now[s] = old[s] = x[(int64_t)s * a.dim];
-		if (a.y) {
-			const float y = a.y[token * a.dim + i];
-			if (a.streams == 1)
-				now[0] = old[0] + y;
-			for (int s = 0; a.streams > 1 && s < a.streams; s++) {
-				float v = a.write->res[s][0] * old[0];
-				for (int j = 1; j < a.streams; j++)
-					v = fmaf(a.write->res[s][j], old[j], v);
-				now[s] = fmaf(a.write->post[s], y, v);
+	const Coef *write = a.write + (a.per_token ? token : 0);
+	const Coef *read = a.read + (a.per_token ? token : 0);
+	for (int i = W * (int)threadIdx.x; i < a.dim; i += W * (int)blockDim.x) {
+		const int64_t at = token * S * a.dim + i, one = token * a.dim + i;
+		Wide old[S], now[S], y, first;
+		for (int s = 0; s < S; s++)
+			now[s] = old[s] = *(const Wide *)(a.x + at + (int64_t)s * a.dim);
+		if (a.y)
+			y = *(const Wide *)(a.y + one);
+		if (a.scalars)
+			first = *(const Wide *)(a.initial + one);
+		if (a.y && S == 1) {
+			for (int k = 0; k < W; k++)
+				now[0].v[k] = old[0].v[k] + y.v[k];
+		} else if (a.y) {
+			for (int s = 0; s < S; s++) {
+				for (int k = 0; k < W; k++)
+					now[s].v[k] = write->res[s][0] * old[0].v[k];
+				for (int j = 1; j < S; j++)
+					for (int k = 0; k < W; k++)
+						now[s].v[k] = fmaf(write->res[s][j], old[j].v[k], now[s].v[k]);
+				for (int k = 0; k < W; k++)
+					now[s].v[k] = fmaf(write->post[s], y.v[k], now[s].v[k]);
 			}
 		}
-		if (a.scalars) {
-			const float first = a.initial[token * a.dim + i];
-			for (int s = 0; s < a.streams; s++)
-				now[s] = fmaf(a.scalars[1], first, a.scalars[0] * now[s]);
-		}
-		for (int s = 0; s < a.streams; s++)
-			x[(int64_t)s * a.dim] = now[s];
+		for (int s = 0; a.left && s < S; s++)
+			*(Wide *)(a.left + at + (int64_t)s * a.dim) = now[s];
+		if (a.scalars)
+			for (int s = 0; s < S; s++)
+				for (int k = 0; k < W; k++)
+					now[s].v[k] = fmaf(a.scalars[1], first.v[k], a.scalars[0] * now[s].v[k]);
+		if (a.y || a.scalars || a.out != a.x)
+			for (int s = 0; s < S; s++)
+				*(Wide *)(a.out + at + (int64_t)s * a.dim) = now[s];
 		if (a.u) {
-			float v = now[0];
-			if (a.streams > 1) {
-				v = a.read->pre[0] * now[0];
-				for (int s = 1; s < a.streams; s++)
-					v = fmaf(a.read->pre[s], now[s], v);
+			Wide u = now[0];
+			for (int k = 0; S > 1 && k < W; k++) {
+				u.v[k] = read->pre[0] * now[0].v[k];
+				for (int s = 1; s < S; s++)
+					u.v[k] = fmaf(read->pre[s], now[s].v[k], u.v[k]);
 			}
-			a.u[token * a.dim + i] = v;
+			*(Wide *)(a.u + one) = u;
 		}
 		if (a.mean) {
-			float v = now[0];
-			for (int s = 1; s < a.streams; s++)
-				v = v + now[s];
-			a.mean[token * a.dim + i] = a.streams > 1 ? 1.0f / (float)a.streams * v : v;
+			Wide mean = now[0];
+			for (int k = 0; S > 1 && k < W; k++) {
+				for (int s = 1; s < S; s++)
+					mean.v[k] = mean.v[k] + now[s].v[k];
+				mean.v[k] = 1.0f / (float)S * mean.v[k];
+			}
+			*(Wide *)(a.mean + one) = mean;
 		}
 	}
+}
+
+// Ends one layer function and begins the next: a block of up to 256 threads a token.
+NC_KERNEL(mix, MixArgs)
+{
+	const bool wide = a.dim % 4 == 0;
+	if (a.streams == 1)
+		wide ? mix_columns<1, 4>(a) : mix_columns<1, 1>(a);
+	else if (a.streams == 2)
+		wide ? mix_columns<2, 4>(a) : mix_columns<2, 1>(a);
+	else
+		wide ? mix_columns<4, 4>(a) : mix_columns<4, 1>(a);
 }
 
 struct GatherArgs {

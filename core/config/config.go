@@ -176,6 +176,8 @@ func (c *Config) validateTrain() error {
 	}
 	relations := []relation{
 		{t.Steps > 0 && t.Tokens > 0, "train.tokens", "train.steps is given as well", "give one of them"},
+		{t.Device != DeviceCPU && t.Devices > 1 && t.Rows%(t.Devices*max(t.MicroRows, 1)) != 0, "train.devices",
+			fmt.Sprintf("%d of them with %d rows at a time do not divide %d rows", t.Devices, t.MicroRows, t.Rows), "set train.rows to a multiple of both, or lower train.micro_rows"},
 		{t.Rows%t.MicroRows != 0, "train.micro_rows", fmt.Sprintf("%d does not divide %d rows", t.MicroRows, t.Rows), ""},
 		{t.SeqLen > c.Model.Context, "train.seq_len", fmt.Sprintf("%d is more than the %d positions of the model", t.SeqLen, c.Model.Context), "raise model.context or lower it"},
 		{int64(t.Rows)*int64(t.SeqLen) > math.MaxInt32, "train.rows", fmt.Sprintf("%d rows of %d tokens are too many for one step", t.Rows, t.SeqLen), ""},

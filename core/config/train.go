@@ -29,6 +29,12 @@ type Train struct {
 	Rows, SeqLen, MicroRows int
 	// Seed chooses the first weights and the order of the data.
 	Seed int64
+	// Device is where it computes: DeviceCPU, DeviceCUDA or DeviceAuto. Devices is how many
+	// GPUs of this machine share the rows of a step, where GPUs compute.
+	Device  string
+	Devices int
+	// HalfState keeps the momentum of Muon and Lion in bfloat16 on a GPU.
+	HalfState bool
 	// Threads is the number of workers; 0: the cores this process may use.
 	Threads int
 	// LogEvery, EvalEvery and CheckpointEvery are intervals in steps; 0: never, but
@@ -52,6 +58,13 @@ type Train struct {
 	// InitFrom is a model file whose weights the training starts from.
 	InitFrom string
 }
+
+// The values of Train.Device.
+const (
+	DeviceCPU  = "cpu"
+	DeviceCUDA = "cuda" // NVIDIA GPUs, from the first on; it is an error if they cannot be used
+	DeviceAuto = "auto" // the same if they can be used, else the processor
+)
 
 // Schedule is the factor on all learning rates over the run.
 type Schedule struct {
@@ -165,7 +178,7 @@ func defaultConfig() *Config {
 		Model: DefaultModel(),
 		Data:  Data{FIMSPM: 0.5, Workers: 1, Verify: true},
 		Train: Train{
-			Rows: 32, LogEvery: 10, EvalEvery: 250, CheckpointEvery: 250, EvalTokens: 1 << 18,
+			Device: DeviceCPU, Devices: 1, Rows: 32, LogEvery: 10, EvalEvery: 250, CheckpointEvery: 250, EvalTokens: 1 << 18,
 			KeepLast: 2, KeepBest: 1, ZLoss: 1e-4, Clip: 1,
 		},
 		Schedule:  Schedule{Shape: ShapeWSD, Warmup: 40, Decay: 0.5, Final: 0.02},
@@ -184,8 +197,12 @@ func (c *Config) deriveTrain() {
 		c.source["train.seq_len"] = "derived from model.context"
 	}
 	if c.source["train.micro_rows"] == "" {
-		t.MicroRows = max(1, min(8, t.Rows))
-		for t.Rows%t.MicroRows != 0 {
+		rows := t.Rows
+		if t.Device != DeviceCPU && t.Rows%t.Devices == 0 {
+			rows /= t.Devices
+		}
+		t.MicroRows = max(1, min(8, rows))
+		for rows%t.MicroRows != 0 {
 			t.MicroRows--
 		}
 		c.source["train.micro_rows"] = "derived from train.rows"

@@ -71,6 +71,7 @@ func TestTrainErrors(t *testing.T) {
 		{"integer", "", "train.steps=1.5", "--set: train.steps: 1.5 is a decimal number, not an integer"},
 		{"large integer", "", "train.tokens=999999999999999999", "train.tokens: 999999999999999999 is outside 0 to "},
 		{"negative seed", "", "train.seed=-1", "train.seed: -1 is outside 0 to"},
+		{"device", "", "train.device=tpu", `train.device: "tpu" is not one of cpu, cuda, auto`},
 		{"micro rows", "", "train.micro_rows=5", "train.micro_rows: 5 does not divide 12 rows"},
 		{"row longer than the context", "", "train.seq_len=1k", "train.seq_len: 1024 is more than the 512 positions of the model"},
 		{"decay", "", "schedule.decay=1.5", "schedule.decay: 1.5 is neither a share below 1 nor a whole number of steps"},
@@ -134,5 +135,20 @@ func TestTOML(t *testing.T) {
 	}
 	if d := cmp.Diff([]Difference{{"train.steps", "1000", "2000"}}, other.Differences(first)); d != "" {
 		t.Errorf("differences (-want +got):\n%s", d)
+	}
+}
+
+// The rows of a step are divided between devices, where devices compute.
+func TestDevices(t *testing.T) {
+	parse := func(sets ...string) (*Config, error) { return Parse("f", []byte(training), sets...) }
+	if c, err := parse("train.device=cuda", "train.devices=2", "train.rows=40"); err != nil || c.Train.MicroRows != 5 {
+		t.Errorf("two devices: %v", err)
+	}
+	_, err := parse("train.device=auto", "train.devices=2", "train.micro_rows=4")
+	if err == nil || !strings.HasPrefix(err.Error(), "config: --set: train.devices: 2 of them with 4 rows at a time do not divide 12 rows") {
+		t.Error(err)
+	}
+	if _, err := parse("train.devices=2", "train.micro_rows=4"); err != nil {
+		t.Errorf("on the processor: %v", err)
 	}
 }

@@ -29,6 +29,9 @@ typedef unsigned long long uint64_t;
 	extern __shared__ uint4 nc_dynamic[]; \
 	T *name = (T *)nc_dynamic
 #define NC_DEVICE static __device__ __forceinline__
+// NC_UNROLL stands before a loop whose number of rounds is known, so that arrays indexed by its
+// counter stay in registers.
+#define NC_UNROLL _Pragma("unroll")
 
 // nc_half is the value of a half precision number.
 NC_DEVICE float nc_half(uint16_t h)
@@ -88,5 +91,6 @@ template <class T> NC_DEVICE T nc_shuffle_xor(T v, int mask)
 }
 
 #else
+#define NC_UNROLL
 #include "host.h"
 #endif

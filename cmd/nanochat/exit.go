@@ -134,6 +134,7 @@ func classify(err error) (code int, hint string) {
 		vocab  *tokenizer.Error
 		input  *data.Error
 		saved  *checkpoint.Error
+		parts  *checkpoint.MissingError
 		with   *hinted
 	)
 	if errors.As(err, &with) {
@@ -178,6 +179,10 @@ func classify(err error) (code int, hint string) {
 			hint = "the vocabulary is not one that nanochat reads; convert the model again with its tokenizer"
 		}
 		return exitFormat, hint
+	case errors.As(err, &parts):
+		return exitFormat, "write them again: nanochat checkpoint split makes those that are missing or damaged"
+	case errors.Is(err, checkpoint.ErrNone):
+		return exitFailure, "name the directory of a run, or a checkpoint in it"
 	case errors.As(err, &saved) && !errors.Is(err, syscall.ENOSPC):
 		if hint == "" {
 			hint = "resume from another checkpoint with --resume PATH, or start anew with --resume none --out DIR"

@@ -45,6 +45,7 @@ type grammar struct {
 	Tokenizer  tokenizerCmd  `cmd:"" help:"Make a vocabulary, and turn text into tokens and back."`
 	Data       dataCmd       `cmd:"" help:"Prepare text for training."`
 	Train      trainCmd      `cmd:"" help:"Train a model."`
+	Checkpoint checkpointCmd `cmd:"" help:"Take a training's checkpoint elsewhere as small files."`
 	Export     exportCmd     `cmd:"" help:"Make a model file of a training's checkpoint."`
 	Eval       evalCmd       `cmd:"" help:"Measure how good a model is."`
 	Benchmark  benchmarkCmd  `cmd:"" help:"Measure a model, or the kernels against this machine's limits."`

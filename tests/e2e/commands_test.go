@@ -40,7 +40,7 @@ func TestHelpIsFastAndComplete(t *testing.T) {
 	if best > 100*time.Millisecond {
 		t.Errorf("--help takes %v; the limit is 100 ms", best)
 	}
-	for _, verb := range []string{"generate", "download", "list", "rm", "info", "inspect", "verify", "publish", "init", "convert", "tokenizer", "data", "train", "export", "eval", "benchmark", "doctor", "version", "completion"} {
+	for _, verb := range []string{"generate", "download", "list", "rm", "info", "inspect", "verify", "publish", "init", "convert", "tokenizer", "data", "train", "checkpoint", "export", "eval", "benchmark", "doctor", "version", "completion"} {
 		if !strings.Contains(r.stdout, "  "+verb+" ") {
 			t.Errorf("the help does not list %s", verb)
 		}

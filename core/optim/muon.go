@@ -11,17 +11,14 @@ const nsA, nsB, nsC float32 = 3.4445, -4.7750, 2.0315
 
 // muon updates s: every part of its split in turn, all workers on one.
 func (p *Optimizer) muon(w *team.Worker, s *slot) {
-	beta := s.rule.Momentum
-	if n := s.rule.MomentumWarmup; p.now.applied <= n {
-		beta = s.rule.MomentumStart + (beta-s.rule.MomentumStart)*float64(p.now.applied)/float64(n)
-	}
+	beta := s.rule.momentum(p.now.applied)
 	r := p.rates(s)
 	lr := float64(r.lr)
 	row := 0
 	for _, rows := range s.Split {
 		lo, hi := row*s.Cols, (row+rows)*s.Cols
 		row += rows
-		x := p.direction(w, s, lo, hi, float32(beta), r.grad)
+		x := p.direction(w, s, lo, hi, beta, r.grad)
 		x = p.orthogonalise(w, x, rows, s.Cols, s.rule.NewtonSchulz)
 		r.lr = float32(lr * s.rule.Scaling.factor(rows, s.Cols))
 		a, b := w.Range(hi-lo, chunkLen)

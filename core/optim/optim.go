@@ -70,6 +70,10 @@ type Options struct {
 	// BF16 multiplies in bfloat16 inside Muon: twice as fast where the CPU has a dot
 	// product for it, with other bits than on CPUs without.
 	BF16 bool
+	// HalfState keeps the momentum of Muon and Lion in bfloat16, rounded at random so
+	// that its mean is right; Seed chooses the random numbers. It is for NewGPU.
+	HalfState bool
+	Seed      uint64
 	// Set is the kernels to use. The default is kernels.Best().
 	Set *kernels.Set
 	// Team is the workers. The default is the calling goroutine alone.
@@ -85,6 +89,7 @@ type Optimizer struct {
 	state  []float32
 	tensor []Tensor
 
+	norms   []float64 // of the gradients, by parameter
 	sums    []float64 // of squares, by chunk of the gradients; then of Muon's directions
 	x, y    []float32 // Muon's direction and its next iterate
 	gram    []float32 // X·Xᵀ
@@ -128,10 +133,13 @@ type Report struct {
 	// ClassNorm that of each class.
 	GradNorm  float64
 	ClassNorm [classes]float64
+	// Norms is that of each parameter's gradient, in order, until the next step.
+	Norms []float64
 	// Clip is the factor that clipping put on the gradients, 1 if none.
 	Clip float64
 	// Skipped says that nothing was changed because a gradient was not finite;
-	// NonFinite names the first parameter with such a gradient.
+	// NonFinite names the first parameter with such a gradient, or is "loss" where
+	// that was looked at.
 	Skipped   bool
 	NonFinite string
 }
@@ -144,19 +152,11 @@ func New(params []Param, o Options) (*Optimizer, error) {
 	if o.Team == nil {
 		o.Team = team.New(1, team.Options{})
 	}
-	if !(o.Clip >= 0) {
-		return nil, fmt.Errorf("optim: Clip is %v; it must be 0 (off) or more", o.Clip)
+	if o.HalfState {
+		return nil, fmt.Errorf("optim: HalfState is for a GPU")
 	}
-	if err := o.Schedule.Check(); err != nil {
+	if err := o.check(); err != nil {
 		return nil, err
-	}
-	o.Rules = maps.Clone(o.Rules)
-	for _, class := range slices.Sorted(maps.Keys(o.Rules)) {
-		r := o.Rules[class].withDefaults()
-		if err := r.check(class); err != nil {
-			return nil, err
-		}
-		o.Rules[class] = r
 	}
 	p := &Optimizer{o: o}
 	if err := p.addAll(params); err != nil {
@@ -166,44 +166,87 @@ func New(params []Param, o Options) (*Optimizer, error) {
 	return p, nil
 }
 
-// addAll checks the parameters and makes their slots.
-func (p *Optimizer) addAll(params []Param) error {
-	names := map[string]bool{}
-	first := map[*float32]string{}
-	for _, q := range params {
-		fail := func(format string, args ...any) error {
-			return fmt.Errorf("optim: parameter %q: %s", q.Name, fmt.Sprintf(format, args...))
+// check checks the options, the number of parameters apart, and fills in the rules'
+// defaults.
+func (o *Options) check() error {
+	if !(o.Clip >= 0) {
+		return fmt.Errorf("optim: Clip is %v; it must be 0 (off) or more", o.Clip)
+	}
+	if err := o.Schedule.Check(); err != nil {
+		return err
+	}
+	o.Rules = maps.Clone(o.Rules)
+	for _, class := range slices.Sorted(maps.Keys(o.Rules)) {
+		r := o.Rules[class].withDefaults()
+		if err := r.check(class); err != nil {
+			return err
 		}
-		n := q.Rows * q.Cols
-		rule, ok := p.o.Rules[q.Class]
-		switch {
-		case q.Name == "" || names[q.Name]:
-			return fail("the name is empty or used twice")
-		case !ok:
-			return fail("Options.Rules has no rule for its class, %v", q.Class)
-		case q.Rows < 1 || q.Cols < 1 || len(q.W) != n || len(q.G) != n:
-			return fail("%d weights and %d gradients for %d rows of %d", len(q.W), len(q.G), q.Rows, q.Cols)
-		case first[&q.W[0]] != "":
-			return fail("it shares its weights with %q; list tied weights once", first[&q.W[0]])
-		}
-		if len(q.Split) == 0 {
-			q.Split = []int{q.Rows}
-		}
-		total := 0
-		for _, r := range q.Split {
-			if r < 1 {
-				return fail("Split %v has a part of %d rows", q.Split, r)
-			}
-			total += r
-		}
-		if total != q.Rows {
-			return fail("Split %v has %d rows of %d", q.Split, total, q.Rows)
-		}
-		q.Split = slices.Clone(q.Split)
-		names[q.Name], first[&q.W[0]] = true, q.Name
-		p.slots = append(p.slots, slot{Param: q, rule: rule})
+		o.Rules[class] = r
 	}
 	return nil
+}
+
+// addAll checks the parameters and makes their slots.
+func (p *Optimizer) addAll(params []Param) error {
+	list := newChecker[*float32](&p.o)
+	for _, q := range params {
+		if n := q.Rows * q.Cols; n < 1 || len(q.W) != n || len(q.G) != n {
+			return fail(q.Name, "%d weights and %d gradients for %d rows of %d", len(q.W), len(q.G), q.Rows, q.Cols)
+		}
+		rule, split, err := list.check(q.Name, q.Class, q.Rows, q.Cols, &q.W[0], q.Split)
+		if err != nil {
+			return err
+		}
+		q.Split = split
+		p.slots = append(p.slots, slot{Param: q, rule: rule})
+	}
+	p.norms = make([]float64, len(p.slots))
+	return nil
+}
+
+// checker checks a list of parameters, whose weights are at an address.
+type checker[A comparable] struct {
+	rules map[Class]Rule
+	names map[string]bool
+	first map[A]string
+}
+
+func newChecker[A comparable](o *Options) *checker[A] {
+	return &checker[A]{o.Rules, map[string]bool{}, map[A]string{}}
+}
+
+func fail(name, format string, args ...any) error {
+	return fmt.Errorf("optim: parameter %q: %s", name, fmt.Sprintf(format, args...))
+}
+
+// check checks the next parameter and returns its rule and its split.
+func (c *checker[A]) check(name string, class Class, rows, cols int, weights A, split []int) (Rule, []int, error) {
+	rule, ok := c.rules[class]
+	switch {
+	case name == "" || c.names[name]:
+		return rule, nil, fail(name, "the name is empty or used twice")
+	case !ok:
+		return rule, nil, fail(name, "Options.Rules has no rule for its class, %v", class)
+	case rows < 1 || cols < 1:
+		return rule, nil, fail(name, "%d rows of %d", rows, cols)
+	case c.first[weights] != "":
+		return rule, nil, fail(name, "it shares its weights with %q; list tied weights once", c.first[weights])
+	}
+	if len(split) == 0 {
+		split = []int{rows}
+	}
+	total := 0
+	for _, r := range split {
+		if r < 1 {
+			return rule, nil, fail(name, "Split %v has a part of %d rows", split, r)
+		}
+		total += r
+	}
+	if total != rows {
+		return rule, nil, fail(name, "Split %v has %d rows of %d", split, total, rows)
+	}
+	c.names[name], c.first[weights] = true, name
+	return rule, slices.Clone(split), nil
 }
 
 // Step applies one update: it reads all gradients and changes all weights, or
@@ -259,12 +302,14 @@ func (p *Optimizer) decide() {
 		if !finite(sum) && !r.Skipped {
 			r.Skipped, r.NonFinite = true, s.Name
 		}
+		p.norms[i] = sqrt(sum)
 		square[s.Class] += sum
 		all += sum
 		if !s.rule.NoClip {
 			clipped += sum
 		}
 	}
+	r.Norms = p.norms
 	r.GradNorm = sqrt(all)
 	for c, v := range square {
 		r.ClassNorm[c] = sqrt(v)
@@ -278,8 +323,8 @@ func (p *Optimizer) decide() {
 
 // rates is the numbers of one update of s.
 func (p *Optimizer) rates(s *slot) rates {
-	lr := s.rule.LR * p.now.factor
-	r := rates{lr: float32(lr), keep: float32(1 - lr*s.rule.WeightDecay), grad: p.now.clip}
+	r := s.rule.rates(p.now.factor)
+	r.grad = p.now.clip
 	if s.rule.NoClip {
 		r.grad = 1
 	}

@@ -141,6 +141,26 @@ func (r Rule) check(c Class) error {
 // multiplied by grad.
 type rates struct{ lr, keep, grad float32 }
 
+// rates is the numbers of a step with that factor of the schedule.
+func (r *Rule) rates(factor float64) rates {
+	lr := r.LR * factor
+	return rates{lr: float32(lr), keep: float32(1 - lr*r.WeightDecay), grad: 1}
+}
+
+// corrections is what AdamW's moments are multiplied by at the t-th applied step.
+func (r *Rule) corrections(t int) (n1, n2 float32) {
+	return float32(1 / (1 - math.Pow(r.Beta1, float64(t)))), float32(1 / (1 - math.Pow(r.Beta2, float64(t))))
+}
+
+// momentum is Muon's at the t-th applied step.
+func (r *Rule) momentum(t int) float32 {
+	beta := r.Momentum
+	if n := r.MomentumWarmup; t <= n {
+		beta = r.MomentumStart + (beta-r.MomentumStart)*float64(t)/float64(n)
+	}
+	return float32(beta)
+}
+
 // apply moves *w against u. Conversions keep products from being fused.
 func (s *slot) apply(w *float32, u float32, r rates) {
 	v := *w
@@ -174,8 +194,7 @@ func (s *slot) lion(lo, hi int, r rates) {
 func (s *slot) adamW(lo, hi int, r rates, t int) {
 	b1, b2 := float32(s.rule.Beta1), float32(s.rule.Beta2)
 	c1, c2 := float32(1-s.rule.Beta1), float32(1-s.rule.Beta2)
-	n1 := float32(1 / (1 - math.Pow(s.rule.Beta1, float64(t))))
-	n2 := float32(1 / (1 - math.Pow(s.rule.Beta2, float64(t))))
+	n1, n2 := s.rule.corrections(t)
 	eps := float32(s.rule.Eps)
 	for i := lo; i < hi; i++ {
 		g := float32(r.grad * s.G[i])

@@ -124,37 +124,45 @@ func (p *Optimizer) Routes() []Route {
 // parameters and kinds of rules; the next step is then the same, bit for bit. If
 // it returns an error nothing was changed.
 func (p *Optimizer) Restore(c Counters, tensors []Tensor) error {
-	if c.Step < 0 || c.Skipped < 0 || c.Skipped > c.Step {
-		return fmt.Errorf("optim: state after %d steps of which %d were skipped", c.Step, c.Skipped)
+	have, err := match(c, p.tensor, tensors)
+	if err != nil {
+		return err
 	}
-	have := map[string]Tensor{}
-	for _, t := range tensors {
-		if _, twice := have[t.Name]; twice {
-			return fmt.Errorf("optim: state tensor %q is there twice", t.Name)
-		}
-		have[t.Name] = t
-	}
-	for _, t := range p.tensor {
-		h, ok := have[t.Name]
-		switch {
-		case !ok:
-			return fmt.Errorf("optim: state tensor %q is missing; was the checkpoint made with another optimizer or model?", t.Name)
-		case h.Rows != t.Rows || h.Cols != t.Cols || len(h.Data) != len(t.Data):
-			return fmt.Errorf("optim: state tensor %q has %d rows of %d (%d values), want %d of %d", t.Name, h.Rows, h.Cols, len(h.Data), t.Rows, t.Cols)
-		}
-		delete(have, t.Name)
-	}
-	for _, t := range tensors {
-		if _, extra := have[t.Name]; extra {
-			return fmt.Errorf("optim: state tensor %q belongs to no parameter; was the checkpoint made with another optimizer or model?", t.Name)
-		}
-	}
-	for _, t := range tensors {
-		have[t.Name] = t
-	}
-	for _, t := range p.tensor {
-		copy(t.Data, have[t.Name].Data)
+	for i, t := range p.tensor {
+		copy(t.Data, have[i])
 	}
 	p.count = c
 	return nil
+}
+
+// match finds the data of every tensor of want among those given.
+func match(c Counters, want, given []Tensor) ([][]float32, error) {
+	if c.Step < 0 || c.Skipped < 0 || c.Skipped > c.Step {
+		return nil, fmt.Errorf("optim: state after %d steps of which %d were skipped", c.Step, c.Skipped)
+	}
+	have := map[string]Tensor{}
+	for _, t := range given {
+		if _, twice := have[t.Name]; twice {
+			return nil, fmt.Errorf("optim: state tensor %q is there twice", t.Name)
+		}
+		have[t.Name] = t
+	}
+	found := make([][]float32, len(want))
+	for i, t := range want {
+		h, ok := have[t.Name]
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("optim: state tensor %q is missing; was the checkpoint made with another optimizer or model?", t.Name)
+		case h.Rows != t.Rows || h.Cols != t.Cols || len(h.Data) != t.Rows*t.Cols:
+			return nil, fmt.Errorf("optim: state tensor %q has %d rows of %d (%d values), want %d of %d", t.Name, h.Rows, h.Cols, len(h.Data), t.Rows, t.Cols)
+		}
+		found[i] = h.Data
+		delete(have, t.Name)
+	}
+	for _, t := range given {
+		if _, extra := have[t.Name]; extra {
+			return nil, fmt.Errorf("optim: state tensor %q belongs to no parameter; was the checkpoint made with another optimizer or model?", t.Name)
+		}
+	}
+	return found, nil
 }

@@ -2,7 +2,6 @@ package cuda
 
 import (
 	"fmt"
-	"unsafe"
 
 	"github.com/architehc/nanochat/kernels"
 )
@@ -171,7 +170,7 @@ func upload[T any](p *PackPlan, at *Ptr, table []T) (err error) {
 	if len(table) == 0 {
 		return nil
 	}
-	bytes := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(table))), uintptr(len(table))*unsafe.Sizeof(table[0]))
+	bytes := raw(table)
 	if *at, err = p.l.t.Alloc(uint64(len(bytes))); err != nil {
 		return err
 	}

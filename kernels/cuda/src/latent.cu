@@ -4,11 +4,7 @@
 //
 // A launch does a list of jobs: one entry of work for every thread block says which job and which
 // of its parts.
-#include "math.cuh"
-
-struct Work {
-	int32_t job, first;
-};
+#include "four.cuh"
 
 // ---------------------------------------------------------- ternary matrices
 
@@ -29,30 +25,6 @@ struct PackArgs {
 	int32_t *bad;        // [jobs], or null: 1 where a scale is not finite
 	PackJob one;
 };
-
-// load4 is elements i .. i+3 of a row of n, and zeros beyond.
-NC_DEVICE void load4(float v[4], const float *x, int i, int n, bool vector)
-{
-	if (vector && i + 4 <= n) {
-		const uint4 u = *(const uint4 *)(x + i);
-		v[0] = __uint_as_float(u.x), v[1] = __uint_as_float(u.y);
-		v[2] = __uint_as_float(u.z), v[3] = __uint_as_float(u.w);
-		return;
-	}
-	for (int m = 0; m < 4; m++)
-		v[m] = i + m < n ? x[i + m] : 0.0f;
-}
-
-NC_DEVICE void store4(uint16_t *dst, const uint16_t v[4], int i, int n, bool vector)
-{
-	if (vector && i + 4 <= n) {
-		*(uint64_t *)(dst + i) =
-			(uint64_t)v[0] | (uint64_t)v[1] << 16 | (uint64_t)v[2] << 32 | (uint64_t)v[3] << 48;
-		return;
-	}
-	for (int m = 0; m < 4 && i + m < n; m++)
-		dst[i + m] = v[m];
-}
 
 // A warp has 8 rows of a block and one group: lane 4·row + c has columns 4c .. 4c+3 of every
 // tile, which are four of the sixteen strided sums of the mean.

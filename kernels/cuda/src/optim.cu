@@ -1,0 +1,459 @@
+// The update of weights: the arithmetic of core/optim, element by element in the same order, so
+// that norms, AdamW and Lion have the same bits. One launch does all tensors; what a step decides
+// (the factor of clipping, whether to skip) stays on the device.
+#include "four.cuh"
+
+enum { Chunk = 4096 }; // elements whose squares are summed in single precision
+
+enum { Cautious = 1, NoClip = 2, Heavy = 4, Half = 8, Vector = 16, Lion = 32 };
+
+// A parameter, or one matrix of a stack that Muon updates.
+struct Tensor {
+	float *w;
+	const float *g;
+	void *m;          // float, or bfloat16 with Half
+	float *v;         // AdamW's
+	int64_t n;        // elements
+	uint64_t element; // the number of the first among those of all tensors
+	int64_t at;       // its place in the directions of Muon
+	double scaling;   // of Muon's learning rate by the shape
+	float b1, b2, c1, c2, eps;
+	int32_t rate, flags; // rate is the class
+	int32_t first;       // chunk
+};
+
+struct Rates {
+	float lr, keep, n1, n2, beta, pad;
+};
+
+// What the host says before each step.
+struct Numbers {
+	double clip; // the largest norm; 0: none
+	Rates rate[5];
+	uint32_t step, seed[2], pad;
+};
+
+// What a step decided and measured.
+struct Decision {
+	double norm, class_norm[5], clip;
+	int32_t skip, wrong; // wrong: the first tensor that is not finite, -1 none, -2 the loss
+	float scale;         // of gradients
+	int32_t pad;
+};
+
+NC_DEVICE bool is_finite(double v) { return v - v == 0.0; }
+
+// ------------------------------------------------------------ sums of squares
+
+// Four lanes have a chunk; lane c has columns 4c .. 4c+3 of every sixteen, which are four of the
+// sixteen sums of the canonical order. chunk_sum is their tree. A sum that single precision
+// cannot hold well is `other` instead, this lane's part of it in double precision.
+NC_DEVICE bool doubtful(const float s[4], uint32_t any, float *sum)
+{
+	float t[4];
+	for (int m = 0; m < 4; m++)
+		t[m] = s[m] + nc_shuffle_xor(s[m], 2);
+	for (int m = 0; m < 4; m++)
+		t[m] = t[m] + nc_shuffle_xor(t[m], 1);
+	*sum = (t[0] + t[2]) + (t[1] + t[3]);
+	any |= nc_shuffle_xor(any, 1);
+	any |= nc_shuffle_xor(any, 2);
+	return (any << 1) != 0 && !(*sum > 1e-24f && *sum < 1e36f);
+}
+
+NC_DEVICE double chunk_sum(bool doubt, float sum, double other)
+{
+	other += nc_shuffle_xor(other, 1);
+	other += nc_shuffle_xor(other, 2);
+	return doubt ? other : (double)sum;
+}
+
+struct SquaresArgs {
+	const Tensor *tensors;
+	const Work *work; // [count] chunks
+	double *sums;     // [count]
+	int32_t count, pad;
+};
+
+// Blocks of 128 threads for 32 chunks.
+NC_KERNEL(squares, SquaresArgs)
+{
+	const int i = (int)blockIdx.x * 32 + (int)threadIdx.x / 4, c = (int)threadIdx.x % 4;
+	const Work work = a.work[i < a.count ? i : a.count - 1];
+	const Tensor *t = a.tensors + work.job;
+	const int64_t at = (int64_t)work.first * Chunk, left = t->n - at;
+	const int n = i >= a.count ? 0 : left < Chunk ? (int)left : Chunk;
+	const float *g = t->g + at;
+	const bool vector = (t->flags & Vector) != 0;
+	float s[4] = {0, 0, 0, 0};
+	uint32_t any = 0;
+	for (int base = 0; base < n; base += 128) {
+		float v[8][4];
+	NC_UNROLL
+		for (int k = 0; k < 8; k++)
+			load4(v[k], g, base + 16 * k + 4 * c, n, vector);
+		NC_UNROLL
+		for (int k = 0; k < 8; k++)
+			for (int m = 0; m < 4; m++) {
+				s[m] = fmaf(v[k][m], v[k][m], s[m]);
+				any |= __float_as_uint(v[k][m]);
+			}
+	}
+	float sum;
+	const bool doubt = doubtful(s, any, &sum);
+	double other = 0;
+	for (int base = 4 * c; doubt && base < n; base += 16) {
+		float v[4];
+		load4(v, g, base, n, vector);
+		for (int m = 0; m < 4; m++)
+			other += (double)v[m] * (double)v[m];
+	}
+	other = chunk_sum(doubt, sum, other);
+	if (c == 0 && i < a.count)
+		a.sums[i] = other;
+}
+
+struct TotalsArgs {
+	const Tensor *tensors;
+	const double *sums; // of chunks
+	double *totals;     // [gridDim.x]
+	float *inverse;     // [gridDim.x], or null: one over the roots
+	int32_t chunks;     // of all tensors
+	int32_t pad;
+};
+
+// A block of 32 threads adds the chunks of a tensor in their order.
+NC_KERNEL(totals, TotalsArgs)
+{
+	NC_SHARED double stage[512];
+	const int i = (int)blockIdx.x, lane = (int)threadIdx.x;
+	const Tensor *t = a.tensors + i;
+	const int first = t->first, last = first + (int)((t->n + Chunk - 1) / Chunk);
+	double sum = 0;
+	for (int base = first; base < last; base += 512) {
+		const int n = last - base < 512 ? last - base : 512;
+		for (int k = lane; k < n; k += 32)
+			stage[k] = a.sums[base + k];
+		__syncwarp();
+		if (lane == 0)
+			for (int k = 0; k < n; k++)
+				sum += stage[k];
+		__syncwarp();
+	}
+	if (lane != 0)
+		return;
+	a.totals[i] = sum;
+	if (a.inverse) {
+		const double root = sqrt(sum);
+		a.inverse[i] = (float)(1.0 / (root > 1e-30 ? root : 1e-30));
+	}
+}
+
+// ------------------------------------------------------------------- decision
+
+struct DecideArgs {
+	const Tensor *tensors;
+	const double *totals; // [count]
+	const Numbers *numbers;
+	const double *loss; // its fifth number has to be finite; or null
+	Decision *decision;
+	double *norms; // [count]
+	int32_t count, pad;
+};
+
+// One block of 256 threads.
+NC_KERNEL(decide, DecideArgs)
+{
+	NC_SHARED double total[256];
+	NC_SHARED int32_t rate[256], flags[256];
+	const int tid = (int)threadIdx.x;
+	double all = 0, clipped = 0, square[5] = {0, 0, 0, 0, 0};
+	int wrong = -1;
+	for (int base = 0; base < a.count; base += 256) {
+		const int i = base + tid;
+		if (i < a.count) {
+			total[tid] = a.totals[i];
+			rate[tid] = a.tensors[i].rate, flags[tid] = a.tensors[i].flags;
+			a.norms[i] = sqrt(total[tid]);
+		}
+		__syncthreads();
+		for (int k = 0; tid == 0 && k < 256 && base + k < a.count; k++) {
+			const double sum = total[k];
+			if (!is_finite(sum) && wrong < 0)
+				wrong = base + k;
+			for (int c = 0; c < 5; c++)
+				square[c] = c == rate[k] ? square[c] + sum : square[c];
+			all += sum;
+			clipped = flags[k] & NoClip ? clipped : clipped + sum;
+		}
+		__syncthreads();
+	}
+	if (tid != 0)
+		return;
+	if (a.loss && !is_finite(a.loss[4]))
+		wrong = -2;
+	Decision d;
+	d.norm = sqrt(all);
+	for (int c = 0; c < 5; c++)
+		d.class_norm[c] = sqrt(square[c]);
+	const double n = sqrt(clipped), limit = a.numbers->clip;
+	d.skip = wrong != -1, d.wrong = wrong;
+	d.clip = limit > 0 && n > limit && !d.skip ? limit / n : 1.0;
+	d.scale = (float)d.clip, d.pad = 0;
+	*a.decision = d;
+}
+
+// --------------------------------------------------------------- random numbers
+
+// philox is Philox 4x32-10 (Salmon and others 2011).
+NC_DEVICE void philox(uint32_t x[4], uint32_t k0, uint32_t k1)
+{
+	for (int round = 0; round < 10; round++) {
+		const uint64_t p = (uint64_t)0xD2511F53u * x[0], q = (uint64_t)0xCD9E8D57u * x[2];
+		x[0] = (uint32_t)(q >> 32) ^ x[1] ^ k0, x[1] = (uint32_t)q;
+		x[2] = (uint32_t)(p >> 32) ^ x[3] ^ k1, x[3] = (uint32_t)p;
+		k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+	}
+}
+
+// round_up or down at random, so that the mean is v: the upper half of v plus 16 random bits.
+NC_DEVICE uint16_t round_randomly(float v, uint32_t random)
+{
+	const uint32_t u = __float_as_uint(v);
+	if ((u & 0x7f800000u) == 0x7f800000u)
+		return nc_to_bf16(v);
+	const uint32_t up = u + (random & 0xffffu);
+	return (uint16_t)((up & 0x7f800000u) == 0x7f800000u ? u >> 16 : up >> 16);
+}
+
+// ---------------------------------------------------------------------- state
+
+NC_DEVICE void load_state(float v[4], const Tensor *t, int64_t at, int i, int n, bool vector)
+{
+	if (t->flags & Half)
+		load_bf16(v, (const uint16_t *)t->m + at, i, n, vector);
+	else
+		load4(v, (const float *)t->m + at, i, n, vector);
+}
+
+// store_state writes elements i .. i+3 of the n from at on, and leaves in v what is stored.
+NC_DEVICE void store_state(float v[4], const Tensor *t, int64_t at, int i, int n, bool vector,
+                           const Numbers *numbers)
+{
+	if (!(t->flags & Half)) {
+		put4((float *)t->m + at, v, i, n, vector);
+		return;
+	}
+	uint64_t quad = ~(uint64_t)0;
+	uint32_t x[4] = {0, 0, 0, 0};
+	uint16_t h[4];
+	NC_UNROLL
+	for (int m = 0; m < 4; m++) {
+		const uint64_t e = t->element + (uint64_t)at + (uint64_t)(i + m);
+		if (e / 4 != quad) {
+			quad = e / 4;
+			x[0] = (uint32_t)quad, x[1] = (uint32_t)(quad >> 32), x[2] = numbers->step, x[3] = 0;
+			philox(x, numbers->seed[0], numbers->seed[1]);
+		}
+		const int k = (int)(e % 4);
+		h[m] = round_randomly(v[m], k == 0 ? x[0] : k == 1 ? x[1] : k == 2 ? x[2] : x[3]);
+		v[m] = nc_bf16(h[m]);
+	}
+	store4((uint16_t *)t->m + at, h, i, n, vector);
+}
+
+// moved is a weight moved against u.
+NC_DEVICE float moved(float w, float u, float lr, float keep, int flags)
+{
+	float v = w;
+	if (!(flags & Cautious) || u * v >= 0.0f)
+		v = keep * v;
+	return v - lr * u;
+}
+
+// ------------------------------------------------------------- AdamW and Lion
+
+struct UpdateArgs {
+	const Tensor *tensors;
+	const Work *work; // [gridDim.x] chunks
+	const Numbers *numbers;
+	const Decision *decision;
+};
+
+// Blocks of 256 threads for a chunk.
+NC_KERNEL(update, UpdateArgs)
+{
+	if (a.decision->skip)
+		return;
+	const Work work = a.work[blockIdx.x];
+	const Tensor *p = a.tensors + work.job;
+	const Tensor t = *p;
+	const Rates r = a.numbers->rate[t.rate];
+	const float scale = t.flags & NoClip ? 1.0f : a.decision->scale;
+	const int64_t at = (int64_t)work.first * Chunk, left = t.n - at;
+	const int n = left < Chunk ? (int)left : Chunk;
+	const bool vector = (t.flags & Vector) != 0;
+	for (int i = 4 * (int)threadIdx.x; i < n; i += 1024) {
+		float w[4], g[4], m[4];
+		load4(w, t.w + at, i, n, vector);
+		load4(g, t.g + at, i, n, vector);
+		load_state(m, p, at, i, n, vector);
+		if (t.flags & Lion) {
+			for (int k = 0; k < 4; k++) {
+				const float s = scale * g[k];
+				const float c = t.b1 * m[k] + t.c1 * s;
+				m[k] = t.b2 * m[k] + t.c2 * s;
+				w[k] = moved(w[k], c > 0.0f ? 1.0f : c < 0.0f ? -1.0f : 0.0f, r.lr, r.keep, t.flags);
+			}
+		} else {
+			float v[4];
+			load4(v, t.v + at, i, n, vector);
+			for (int k = 0; k < 4; k++) {
+				const float s = scale * g[k];
+				m[k] = t.b1 * m[k] + t.c1 * s;
+				v[k] = t.b2 * v[k] + t.c2 * (s * s);
+				const float root = sqrtf(v[k] * r.n2);
+				w[k] = moved(w[k], m[k] * r.n1 / (root + t.eps), r.lr, r.keep, t.flags);
+			}
+			put4(t.v + at, v, i, n, vector);
+		}
+		store_state(m, p, at, i, n, vector, a.numbers);
+		put4(t.w + at, w, i, n, vector);
+	}
+}
+
+// ----------------------------------------------------------------------- Muon
+
+// heading is the direction of an update before it is orthogonalised.
+NC_DEVICE float heading(float g, float m, float beta, int flags)
+{
+	return flags & Heavy ? m : g + beta * (m - g);
+}
+
+struct DirectionArgs {
+	const Tensor *tensors;
+	const Work *work; // [count] chunks
+	const Numbers *numbers;
+	const Decision *decision;
+	double *sums; // [count] squares of the direction
+	int32_t count, pad;
+};
+
+// Momentum, and the squares of the direction: blocks of 128 threads for 32 chunks, as squares.
+NC_KERNEL(direction, DirectionArgs)
+{
+	if (a.decision->skip)
+		return;
+	const int i = (int)blockIdx.x * 32 + (int)threadIdx.x / 4, c = (int)threadIdx.x % 4;
+	const Work work = a.work[i < a.count ? i : a.count - 1];
+	const Tensor *t = a.tensors + work.job;
+	const int64_t at = (int64_t)work.first * Chunk, left = t->n - at;
+	const int n = i >= a.count ? 0 : left < Chunk ? (int)left : Chunk, flags = t->flags;
+	const float *gradient = t->g + at;
+	const bool vector = (flags & Vector) != 0;
+	const float scale = flags & NoClip ? 1.0f : a.decision->scale;
+	const float beta = a.numbers->rate[t->rate].beta, rest = 1.0f - beta;
+	float s[4] = {0, 0, 0, 0};
+	uint32_t any = 0;
+	for (int base = 4 * c; base < n; base += 64) {
+		float g[4][4], m[4][4];
+		NC_UNROLL
+		for (int k = 0; k < 4; k++) {
+			load4(g[k], gradient, base + 16 * k, n, vector);
+			load_state(m[k], t, at, base + 16 * k, n, vector);
+		}
+		NC_UNROLL
+		for (int k = 0; k < 4; k++) {
+			for (int j = 0; j < 4; j++) {
+				g[k][j] = scale * g[k][j];
+				m[k][j] = m[k][j] + rest * (g[k][j] - m[k][j]);
+			}
+			if (base + 16 * k < n)
+				store_state(m[k], t, at, base + 16 * k, n, vector, a.numbers);
+			for (int j = 0; j < 4; j++) {
+				const float u = heading(g[k][j], m[k][j], beta, flags);
+				s[j] = fmaf(u, u, s[j]);
+				any |= __float_as_uint(u);
+			}
+		}
+	}
+	float sum;
+	const bool doubt = doubtful(s, any, &sum);
+	double other = 0;
+	for (int base = 4 * c; doubt && base < n; base += 16) {
+		float g[4], m[4];
+		load4(g, gradient, base, n, vector);
+		load_state(m, t, at, base, n, vector);
+		for (int k = 0; k < 4; k++) {
+			const float u = heading(scale * g[k], m[k], beta, flags);
+			other += (double)u * (double)u;
+		}
+	}
+	other = chunk_sum(doubt, sum, other);
+	if (c == 0 && i < a.count)
+		a.sums[i] = other;
+}
+
+struct MatrixArgs {
+	const Tensor *tensors;
+	const Work *work; // [gridDim.x] chunks
+	const Numbers *numbers;
+	const Decision *decision;
+	const float *inverse; // of the norm of each tensor's direction
+	void *x;              // the directions of a batch
+	int32_t half, pad;    // x is bfloat16, or else float
+};
+
+// Directions of norm 1: blocks of 256 threads for a chunk.
+NC_KERNEL(normalize, MatrixArgs)
+{
+	if (a.decision->skip)
+		return;
+	const Work work = a.work[blockIdx.x];
+	const Tensor *p = a.tensors + work.job;
+	const Tensor t = *p;
+	const float scale = t.flags & NoClip ? 1.0f : a.decision->scale;
+	const float beta = a.numbers->rate[t.rate].beta, inverse = a.inverse[work.job];
+	const int64_t at = (int64_t)work.first * Chunk, left = t.n - at;
+	const int n = left < Chunk ? (int)left : Chunk;
+	const bool vector = (t.flags & Vector) != 0;
+	for (int i = 4 * (int)threadIdx.x; i < n; i += 1024) {
+		float g[4], m[4];
+		uint16_t h[4];
+		load4(g, t.g + at, i, n, vector);
+		load_state(m, p, at, i, n, vector);
+		for (int k = 0; k < 4; k++) {
+			g[k] = heading(scale * g[k], m[k], beta, t.flags) * inverse;
+			h[k] = nc_to_bf16(g[k]);
+		}
+		if (a.half)
+			store4((uint16_t *)a.x + t.at + at, h, i, n, vector);
+		else
+			put4((float *)a.x + t.at + at, g, i, n, vector);
+	}
+}
+
+// The update by the orthogonalised directions: blocks of 256 threads for a chunk.
+NC_KERNEL(apply, MatrixArgs)
+{
+	if (a.decision->skip)
+		return;
+	const Work work = a.work[blockIdx.x];
+	const Tensor t = a.tensors[work.job];
+	const Rates r = a.numbers->rate[t.rate];
+	const float lr = (float)((double)r.lr * t.scaling);
+	const int64_t at = (int64_t)work.first * Chunk, left = t.n - at;
+	const int n = left < Chunk ? (int)left : Chunk;
+	const bool vector = (t.flags & Vector) != 0;
+	for (int i = 4 * (int)threadIdx.x; i < n; i += 1024) {
+		float w[4], x[4];
+		load4(w, t.w + at, i, n, vector);
+		if (a.half)
+			load_bf16(x, (const uint16_t *)a.x + t.at + at, i, n, vector);
+		else
+			load4(x, (const float *)a.x + t.at + at, i, n, vector);
+		for (int k = 0; k < 4; k++)
+			w[k] = moved(w[k], x[k], lr, r.keep, t.flags);
+		put4(t.w + at, w, i, n, vector);
+	}
+}

@@ -26,47 +26,48 @@ type Ptr uint64
 // api is the functions of libcuda that are used, as cuda.h declares them. The suffixes
 // are versions of the interface: those of CUDA 12.
 type api struct {
-	Init          func(flags uint32) code                                                                            `c:"cuInit"`
-	Version       func(v *int32) code                                                                                `c:"cuDriverGetVersion"`
-	ErrorName     func(c code, name **byte) code                                                                     `c:"cuGetErrorName"`
-	ErrorString   func(c code, text **byte) code                                                                     `c:"cuGetErrorString"`
-	DeviceCount   func(n *int32) code                                                                                `c:"cuDeviceGetCount"`
-	DeviceGet     func(d *int32, ordinal int32) code                                                                 `c:"cuDeviceGet"`
-	DeviceName    func(name *byte, length int32, d int32) code                                                       `c:"cuDeviceGetName"`
-	DeviceAttr    func(v *int32, attribute int32, d int32) code                                                      `c:"cuDeviceGetAttribute"`
-	DeviceMem     func(bytes *uint64, d int32) code                                                                  `c:"cuDeviceTotalMem_v2"`
-	Retain        func(ctx *handle, d int32) code                                                                    `c:"cuDevicePrimaryCtxRetain"`
-	Release       func(d int32) code                                                                                 `c:"cuDevicePrimaryCtxRelease_v2"`
-	SetCurrent    func(ctx handle) code                                                                              `c:"cuCtxSetCurrent"`
-	Synchronize   func() code                                                                                        `c:"cuCtxSynchronize"`
-	MemInfo       func(free, total *uint64) code                                                                     `c:"cuMemGetInfo_v2"`
-	MemAlloc      func(p *Ptr, bytes uint64) code                                                                    `c:"cuMemAlloc_v2"`
-	MemFree       func(p Ptr) code                                                                                   `c:"cuMemFree_v2"`
-	HostAlloc     func(p *unsafe.Pointer, bytes uint64, flags uint32) code                                           `c:"cuMemHostAlloc"`
-	HostFree      func(p unsafe.Pointer) code                                                                        `c:"cuMemFreeHost"`
-	CopyToDevice  func(d Ptr, h unsafe.Pointer, bytes uint64, s handle) code                                         `c:"cuMemcpyHtoDAsync_v2"`
-	CopyToHost    func(h unsafe.Pointer, d Ptr, bytes uint64, s handle) code                                         `c:"cuMemcpyDtoHAsync_v2"`
-	CopyOnDevice  func(dst, src Ptr, bytes uint64, s handle) code                                                    `c:"cuMemcpyDtoDAsync_v2"`
-	Fill          func(p Ptr, value uint8, bytes uint64, s handle) code                                              `c:"cuMemsetD8Async"`
-	StreamCreate  func(s *handle, flags uint32) code                                                                 `c:"cuStreamCreate"`
-	StreamSync    func(s handle) code                                                                                `c:"cuStreamSynchronize"`
-	StreamDestroy func(s handle) code                                                                                `c:"cuStreamDestroy_v2"`
-	EventCreate   func(e *handle, flags uint32) code                                                                 `c:"cuEventCreate"`
-	EventRecord   func(e, s handle) code                                                                             `c:"cuEventRecord"`
-	EventSync     func(e handle) code                                                                                `c:"cuEventSynchronize"`
-	EventElapsed  func(ms *float32, from, to handle) code                                                            `c:"cuEventElapsedTime"`
-	EventDestroy  func(e handle) code                                                                                `c:"cuEventDestroy_v2"`
-	ModuleLoad    func(m *handle, image unsafe.Pointer) code                                                         `c:"cuModuleLoadData"`
-	ModuleUnload  func(m handle) code                                                                                `c:"cuModuleUnload"`
-	ModuleGet     func(f *handle, m handle, name *byte) code                                                         `c:"cuModuleGetFunction"`
-	FuncSet       func(f handle, attribute int32, value int32) code                                                  `c:"cuFuncSetAttribute"`
-	CaptureBegin  func(s handle, mode uint32) code                                                                   `c:"cuStreamBeginCapture_v2"`
-	CaptureEnd    func(s handle, graph *handle) code                                                                 `c:"cuStreamEndCapture"`
-	Instantiate   func(exec *handle, graph handle, flags uint64) code                                                `c:"cuGraphInstantiateWithFlags"`
-	GraphLaunch   func(exec, s handle) code                                                                          `c:"cuGraphLaunch"`
-	ExecDestroy   func(exec handle) code                                                                             `c:"cuGraphExecDestroy"`
-	GraphDestroy  func(graph handle) code                                                                            `c:"cuGraphDestroy"`
-	Launch        func(f handle, gx, gy, gz, bx, by, bz, shared uint32, s handle, params, extra unsafe.Pointer) code `c:"cuLaunchKernel"`
+	Init          func(flags uint32) code                                                                                                                            `c:"cuInit"`
+	Version       func(v *int32) code                                                                                                                                `c:"cuDriverGetVersion"`
+	ErrorName     func(c code, name **byte) code                                                                                                                     `c:"cuGetErrorName"`
+	ErrorString   func(c code, text **byte) code                                                                                                                     `c:"cuGetErrorString"`
+	DeviceCount   func(n *int32) code                                                                                                                                `c:"cuDeviceGetCount"`
+	DeviceGet     func(d *int32, ordinal int32) code                                                                                                                 `c:"cuDeviceGet"`
+	DeviceName    func(name *byte, length int32, d int32) code                                                                                                       `c:"cuDeviceGetName"`
+	DeviceAttr    func(v *int32, attribute int32, d int32) code                                                                                                      `c:"cuDeviceGetAttribute"`
+	DeviceMem     func(bytes *uint64, d int32) code                                                                                                                  `c:"cuDeviceTotalMem_v2"`
+	Retain        func(ctx *handle, d int32) code                                                                                                                    `c:"cuDevicePrimaryCtxRetain"`
+	Release       func(d int32) code                                                                                                                                 `c:"cuDevicePrimaryCtxRelease_v2"`
+	SetCurrent    func(ctx handle) code                                                                                                                              `c:"cuCtxSetCurrent"`
+	Synchronize   func() code                                                                                                                                        `c:"cuCtxSynchronize"`
+	MemInfo       func(free, total *uint64) code                                                                                                                     `c:"cuMemGetInfo_v2"`
+	MemAlloc      func(p *Ptr, bytes uint64) code                                                                                                                    `c:"cuMemAlloc_v2"`
+	MemFree       func(p Ptr) code                                                                                                                                   `c:"cuMemFree_v2"`
+	HostAlloc     func(p *unsafe.Pointer, bytes uint64, flags uint32) code                                                                                           `c:"cuMemHostAlloc"`
+	HostFree      func(p unsafe.Pointer) code                                                                                                                        `c:"cuMemFreeHost"`
+	CopyToDevice  func(d Ptr, h unsafe.Pointer, bytes uint64, s handle) code                                                                                         `c:"cuMemcpyHtoDAsync_v2"`
+	CopyToHost    func(h unsafe.Pointer, d Ptr, bytes uint64, s handle) code                                                                                         `c:"cuMemcpyDtoHAsync_v2"`
+	CopyOnDevice  func(dst, src Ptr, bytes uint64, s handle) code                                                                                                    `c:"cuMemcpyDtoDAsync_v2"`
+	Fill          func(p Ptr, value uint8, bytes uint64, s handle) code                                                                                              `c:"cuMemsetD8Async"`
+	StreamCreate  func(s *handle, flags uint32) code                                                                                                                 `c:"cuStreamCreate"`
+	StreamSync    func(s handle) code                                                                                                                                `c:"cuStreamSynchronize"`
+	StreamDestroy func(s handle) code                                                                                                                                `c:"cuStreamDestroy_v2"`
+	EventCreate   func(e *handle, flags uint32) code                                                                                                                 `c:"cuEventCreate"`
+	EventRecord   func(e, s handle) code                                                                                                                             `c:"cuEventRecord"`
+	EventSync     func(e handle) code                                                                                                                                `c:"cuEventSynchronize"`
+	EventElapsed  func(ms *float32, from, to handle) code                                                                                                            `c:"cuEventElapsedTime"`
+	EventDestroy  func(e handle) code                                                                                                                                `c:"cuEventDestroy_v2"`
+	ModuleLoad    func(m *handle, image unsafe.Pointer) code                                                                                                         `c:"cuModuleLoadData"`
+	ModuleUnload  func(m handle) code                                                                                                                                `c:"cuModuleUnload"`
+	ModuleGet     func(f *handle, m handle, name *byte) code                                                                                                         `c:"cuModuleGetFunction"`
+	FuncSet       func(f handle, attribute int32, value int32) code                                                                                                  `c:"cuFuncSetAttribute"`
+	CaptureBegin  func(s handle, mode uint32) code                                                                                                                   `c:"cuStreamBeginCapture_v2"`
+	CaptureEnd    func(s handle, graph *handle) code                                                                                                                 `c:"cuStreamEndCapture"`
+	Instantiate   func(exec *handle, graph handle, flags uint64) code                                                                                                `c:"cuGraphInstantiateWithFlags"`
+	GraphLaunch   func(exec, s handle) code                                                                                                                          `c:"cuGraphLaunch"`
+	ExecDestroy   func(exec handle) code                                                                                                                             `c:"cuGraphExecDestroy"`
+	GraphDestroy  func(graph handle) code                                                                                                                            `c:"cuGraphDestroy"`
+	TensorMap     func(m unsafe.Pointer, kind int32, rank uint32, at Ptr, dims, strides, box, steps unsafe.Pointer, interleave, swizzle, promotion, fill int32) code `c:"cuTensorMapEncodeTiled"`
+	Launch        func(f handle, gx, gy, gz, bx, by, bz, shared uint32, s handle, params, extra unsafe.Pointer) code                                                 `c:"cuLaunchKernel"`
 }
 
 // Driver is the CUDA driver of this machine.

@@ -275,6 +275,31 @@ int fake_cuda_left(void)
 	return n;
 }
 
+// cuTensorMapEncodeTiled writes what nc_tensor of hopperhost.h reads: matrices of bytes only.
+result cuTensorMapEncodeTiled(void *map, int kind, unsigned rank, uint64_t at, const uint64_t *dims,
+                              const uint64_t *strides, const unsigned *box, const unsigned *steps,
+                              int interleave, int swizzle, int promotion, int fill)
+{
+	IN_CONTEXT;
+	(void)promotion;
+	const int wide = swizzle == 3 ? 128 : 256;
+	if ((uintptr_t)map % 64 || kind != 0 || rank != 2 || at % 16 || strides[0] % 16 ||
+	    strides[0] < dims[0] || box[0] == 0 || box[0] % 16 || (int)box[0] > wide || box[1] == 0 ||
+	    box[1] > 256 || steps[0] != 1 || steps[1] != 1 || interleave != 0 ||
+	    (swizzle != 0 && swizzle != 3) || fill != 0 || dims[0] == 0 || dims[1] == 0 ||
+	    dims[0] > 1ull << 32 || dims[1] > 1ull << 32)
+		return INVALID_VALUE;
+	if (!inside(at, (dims[1] - 1) * strides[0] + dims[0]))
+		return ILLEGAL_ADDRESS;
+	struct {
+		uint64_t at, columns, rows, stride;
+		unsigned width, height, swizzle, magic;
+	} m = {at, dims[0], dims[1], strides[0], box[0], box[1], (unsigned)swizzle, 0x6d6170};
+	memset(map, 0, 128);
+	memcpy(map, &m, sizeof m);
+	return 0;
+}
+
 // ------------------------------------------------- streams, graphs, kernels
 
 enum { COPY, FILL, LAUNCH };

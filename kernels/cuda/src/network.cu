@@ -1,7 +1,7 @@
 // The token-wise parts of the network: embedding, residual streams, positions, caches,
 // activation functions, head. The results are those of core/model's forward on a
 // processor, to the bit.
-#include "math.cuh"
+#include "coef.cuh"
 
 // ------------------------------------------------------------ embedding, streams
 
@@ -33,13 +33,6 @@ NC_KERNEL(embed, EmbedArgs)
 	}
 }
 
-enum { MaxStreams = 4 };
-
-// The mixing of a site, as mhc.Coef has it.
-struct Coef {
-	float pre[MaxStreams], post[MaxStreams], res[MaxStreams][MaxStreams];
-};
-
 struct MixArgs {
 	const float *x;       // [tokens][streams][dim]
 	float *out;           // [tokens][streams][dim]: what becomes of x; may be x
@@ -51,10 +44,6 @@ struct MixArgs {
 	float *mean;          // [tokens][dim]: the mean of the streams, or null
 	const Coef *write, *read;
 	int32_t dim, streams, per_token, reserved; // per_token: each token has its own Coef
-};
-
-template <int W> struct alignas(4 * W) Pack {
-	float v[W];
 };
 
 // mix_columns does S streams, W columns a thread: with W = 4 it moves 16 bytes at once, and

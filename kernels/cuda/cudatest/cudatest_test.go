@@ -12,7 +12,7 @@ import (
 	"github.com/architehc/nanochat/kernels/cuda"
 )
 
-func libraries(t *testing.T) string {
+func emulation(t *testing.T) string {
 	t.Helper()
 	if OnGPU(os.Getenv) {
 		t.Skip("this test is about the emulated GPU; the tests are on the machine's")
@@ -30,7 +30,7 @@ func libraries(t *testing.T) string {
 // The emulation has to find what it is for: a barrier that is missing, threads that wait
 // at different barriers, and an argument with another layout.
 func TestEmulationFindsFaults(t *testing.T) {
-	dir := libraries(t)
+	dir := emulation(t)
 	source := filepath.Join(t.TempDir(), "faulty.cu")
 	require.NoError(t, os.WriteFile(source, []byte(`
 #include "common.cuh"

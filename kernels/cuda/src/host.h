@@ -9,13 +9,11 @@
 #pragma once
 
 #include <cmath>
-#include <csetjmp>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <ucontext.h>
-#include <vector>
+#include <sys/mman.h>
 
 struct nc_dim {
 	unsigned x, y, z;
@@ -27,74 +25,150 @@ struct uint4 {
 
 #define NC_DEVICE static inline
 #define NC_SHARED static __attribute__((section("nc_shared")))
-#define NC_DYNAMIC(T, name) T *name = (T *)nc_host::dynamic.data()
+#define NC_DYNAMIC(T, name) T *name = (T *)nc_host::dynamic
 #define __syncthreads() nc_host::sync(nc_host::AtBlock)
 #define __syncwarp() nc_host::sync(nc_host::AtWarp)
 
 extern char __start_nc_shared[] __attribute__((weak));
 extern char __stop_nc_shared[] __attribute__((weak));
 
+// nc_switch keeps the registers that a call preserves on the stack, writes the stack's
+// pointer to *from, and goes on with the registers on the stack `to`.
+extern "C" __attribute__((visibility("hidden"))) void nc_switch(void **from, void *to);
+
+#if defined(__x86_64__)
+#define NC_SAVED 6 // registers that nc_switch keeps, then the address to go on at
+#define NC_RETURN 6
+asm(R"(
+.text
+.hidden nc_switch
+nc_switch:
+	pushq %rbp
+	pushq %rbx
+	pushq %r12
+	pushq %r13
+	pushq %r14
+	pushq %r15
+	movq %rsp, (%rdi)
+	movq %rsi, %rsp
+	popq %r15
+	popq %r14
+	popq %r13
+	popq %r12
+	popq %rbx
+	popq %rbp
+	ret
+)");
+#elif defined(__aarch64__)
+#define NC_SAVED 19
+#define NC_RETURN 11 // x30
+asm(R"(
+.text
+.hidden nc_switch
+nc_switch:
+	sub sp, sp, #160
+	stp x19, x20, [sp]
+	stp x21, x22, [sp, #16]
+	stp x23, x24, [sp, #32]
+	stp x25, x26, [sp, #48]
+	stp x27, x28, [sp, #64]
+	stp x29, x30, [sp, #80]
+	stp d8, d9, [sp, #96]
+	stp d10, d11, [sp, #112]
+	stp d12, d13, [sp, #128]
+	stp d14, d15, [sp, #144]
+	mov x9, sp
+	str x9, [x0]
+	mov sp, x1
+	ldp x19, x20, [sp]
+	ldp x21, x22, [sp, #16]
+	ldp x23, x24, [sp, #32]
+	ldp x25, x26, [sp, #48]
+	ldp x27, x28, [sp, #64]
+	ldp x29, x30, [sp, #80]
+	ldp d8, d9, [sp, #96]
+	ldp d10, d11, [sp, #112]
+	ldp d12, d13, [sp, #128]
+	ldp d14, d15, [sp, #144]
+	add sp, sp, #160
+	ret
+)");
+#else
+#error "host.h has no nc_switch for this processor"
+#endif
+
 namespace nc_host
 {
 
-enum State { Ready, AtWarp, AtBlock, Done };
+enum State { Ready, Yielded, AtWarp, AtBlock, Done };
+enum { MaxThreads = 1024, StackBytes = 64 << 10 };
 
 struct Fiber {
-	ucontext_t context; // to enter it
-	jmp_buf place;      // where it waits, once it was entered
-	bool entered;
-	std::vector<char> stack;
+	void *stack; // where it waits; null: it has not begun
 	nc_dim thread;
 	State state;
+	unsigned exchanges; // so far, in this block
 };
 
-static std::vector<Fiber> fibers;
-static jmp_buf scheduler;
+// Warp counts the fibers of a warp, and those that wait or are done.
+struct Warp {
+	unsigned size, at_warp, at_block, done;
+};
+
+static Fiber fibers[MaxThreads];
+static Warp warps[MaxThreads / 32];
+static unsigned threads, progress; // of the block; counts what is not a yield
+static void *scheduler;
 static Fiber *current;
 static nc_dim block_index, block_size, grid_size;
-static uint64_t slots[32][32]; // [warp][lane], for shuffles and products
 static void (*body)(const void *);
 static const void *argument;
 static uint64_t random_state;
-static std::vector<uint4> dynamic;
+static char *dynamic;
+static size_t dynamic_bytes;
 
 static inline unsigned random(unsigned n)
 {
 	random_state ^= random_state << 13, random_state ^= random_state >> 7,
 		random_state ^= random_state << 17;
-	return (unsigned)(random_state % n);
+	return (unsigned)(random_state >> 32) % n;
 }
 
-static inline unsigned flat()
-{
-	return current->thread.x +
-	       block_size.x * (current->thread.y + block_size.y * current->thread.z);
-}
+static inline unsigned flat() { return (unsigned)(current - fibers); }
 static inline unsigned warp() { return flat() / 32; }
 static inline unsigned lane() { return flat() % 32; }
 
-// suspend goes back to resume. Unlike swapcontext these jumps make no system call.
-static __attribute__((noinline)) void suspend()
+static inline void wait(State s)
 {
-	if (_setjmp(current->place) == 0)
-		_longjmp(scheduler, 1);
-}
-
-static __attribute__((noinline)) void resume(Fiber *f)
-{
-	current = f;
-	if (_setjmp(scheduler) != 0)
-		return;
-	if (f->entered)
-		_longjmp(f->place, 1);
-	f->entered = true;
-	setcontext(&f->context);
+	current->state = s;
+	progress++;
+	nc_switch(&current->stack, scheduler);
 }
 
 static inline void sync(State s)
 {
-	current->state = s;
-	suspend();
+	Warp &w = warps[warp()];
+	(s == AtWarp ? w.at_warp : w.at_block)++;
+	wait(s);
+}
+
+// exchange shows every thread of a warp what the others bring: element l is lane l's. It is there
+// until the thread's next exchange. All 32 threads have to come.
+template <class T> static inline const T *exchange(const T &mine)
+{
+	static T slots[2][MaxThreads / 32][32]; // the threads that are ahead write the other half
+	T *all = slots[current->exchanges++ & 1][warp()];
+	all[lane()] = mine;
+	sync(AtWarp);
+	return all;
+}
+
+// yield lets other threads go on: for loops that wait for something that another thread writes,
+// without a barrier.
+static inline void yield()
+{
+	current->state = Yielded;
+	nc_switch(&current->stack, scheduler);
 }
 
 // enter is a fiber: one thread of one block after the other.
@@ -102,59 +176,88 @@ static inline void enter()
 {
 	for (;;) {
 		body(argument);
-		sync(Done);
+		warps[warp()].done++;
+		wait(Done);
 	}
 }
 
-// release lets the fibers first .. last go on if all of them wait in state s.
-static inline bool release(size_t first, size_t last, State s)
+// begin gives a fiber a stack on which nc_switch finds its beginning. Stacks are a little more
+// than a power of two apart, so that their ends do not share the lines of a cache.
+static inline bool begin(Fiber &f)
 {
-	size_t waiting = 0;
-	for (size_t i = first; i < last; i++) {
-		waiting += fibers[i].state == s;
-		if (fibers[i].state != s && fibers[i].state != Done)
+	static char *stacks;
+	const size_t stride = StackBytes + 5 * 64;
+	if (!stacks) {
+		void *p = mmap(nullptr, stride * MaxThreads, PROT_READ | PROT_WRITE,
+		               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (p == MAP_FAILED)
 			return false;
+		stacks = (char *)p;
 	}
-	for (size_t i = first; i < last; i++)
-		if (fibers[i].state == s)
-			fibers[i].state = Ready;
-	return waiting > 0;
+	void **top = (void **)(stacks + stride * (size_t)(&f - fibers + 1)) - 2;
+	*--top = nullptr; // with the address to go on at, what a call leaves on the stack
+	top -= NC_SAVED + (NC_SAVED == NC_RETURN);
+	memset(top, 0, (NC_SAVED + 1) * sizeof *top);
+	top[NC_RETURN] = (void *)enter;
+	f.stack = top;
+	return true;
+}
+
+// run_warp runs the fibers of a warp until none can go on.
+static inline void run_warp(Warp &w)
+{
+	Fiber *f = fibers + 32 * (&w - warps);
+	for (;;) {
+		unsigned start = random(w.size);
+		for (unsigned i = 0, l = start; i < w.size; i++, l = l + 1 == w.size ? 0 : l + 1) {
+			if (f[l].state != Ready)
+				continue;
+			current = f + l;
+			nc_switch(&scheduler, f[l].stack);
+		}
+		if (w.at_warp == 0 || w.at_warp + w.done != w.size)
+			return;
+		w.at_warp = 0;
+		for (unsigned l = 0; l < w.size; l++)
+			if (f[l].state == AtWarp)
+				f[l].state = Ready;
+	}
 }
 
 // run_block returns whether every thread came to its end.
 static inline bool run_block()
 {
-	if (!dynamic.empty())
-		memset(dynamic.data(), 0xA5, dynamic.size() * sizeof dynamic[0]);
+	memset(dynamic, 0xA5, dynamic_bytes);
 	if (__start_nc_shared)
 		memset(__start_nc_shared, 0xA5, (size_t)(__stop_nc_shared - __start_nc_shared));
-	size_t n = fibers.size();
-	for (size_t i = 0; i < n; i++) {
-		Fiber &f = fibers[i];
-		f.thread = {(unsigned)(i % block_size.x), (unsigned)(i / block_size.x % block_size.y),
-		            (unsigned)(i / block_size.x / block_size.y)};
-		f.state = Ready;
-	}
-	for (;;) {
-		bool ran = false;
-		size_t start = random((unsigned)n);
-		for (size_t i = 0; i < n; i++) {
-			Fiber &f = fibers[(start + i) % n];
-			if (f.state != Ready)
-				continue;
-			resume(&f);
-			ran = true;
+	const unsigned n = threads, count = (n + 31) / 32;
+	for (unsigned i = 0; i < count; i++)
+		warps[i] = {n - 32 * i < 32 ? n - 32 * i : 32, 0, 0, 0};
+	for (unsigned i = 0; i < n; i++)
+		fibers[i].state = Ready, fibers[i].exchanges = 0;
+	for (unsigned idle = 0; idle < 1000;) {
+		const unsigned before = progress;
+		for (unsigned i = 0, w = random(count); i < count; i++, w = w + 1 == count ? 0 : w + 1)
+			run_warp(warps[w]);
+		unsigned at_block = 0, done = 0;
+		bool yielded = false;
+		for (unsigned w = 0; w < count; w++)
+			at_block += warps[w].at_block, done += warps[w].done;
+		if (done == n)
+			return true;
+		const bool release = at_block > 0 && at_block + done == n;
+		for (unsigned w = 0; release && w < count; w++)
+			warps[w].at_block = 0;
+		for (unsigned i = 0; i < n; i++) {
+			yielded |= fibers[i].state == Yielded;
+			if (fibers[i].state == Yielded || (release && fibers[i].state == AtBlock))
+				fibers[i].state = Ready;
 		}
-		bool released = release(0, n, AtBlock);
-		for (size_t w = 0; w < n; w += 32)
-			released |= release(w, w + 32 < n ? w + 32 : n, AtWarp);
-		if (released || ran)
-			continue;
-		for (Fiber &f : fibers)
-			if (f.state != Done)
-				return false;
-		return true;
+		if (!release && !yielded)
+			return false;
+		idle = progress == before ? idle + 1 : 0;
 	}
+	return false;
 }
 
 static inline const char *launch(const unsigned grid[3], const unsigned block[3], unsigned shared,
@@ -163,20 +266,23 @@ static inline const char *launch(const unsigned grid[3], const unsigned block[3]
 	grid_size = {grid[0], grid[1], grid[2]};
 	block_size = {block[0], block[1], block[2]};
 	argument = args;
-	size_t n = (size_t)block[0] * block[1] * block[2];
-	if (n == 0 || n > 1024 || grid[0] == 0 || grid[1] == 0 || grid[2] == 0)
+	const uint64_t n = (uint64_t)block[0] * block[1] * block[2];
+	if (n == 0 || n > MaxThreads || grid[0] == 0 || grid[1] == 0 || grid[2] == 0 ||
+	    grid[1] > 65535 || grid[2] > 65535)
 		return "the shape of the launch is not one that a GPU has";
-	fibers.resize(n);
-	dynamic.resize((shared + 15) / 16);
-	for (Fiber &f : fibers) {
-		if (f.entered)
-			continue; // it waits for its next thread
-		f.stack.resize(64 << 10);
-		getcontext(&f.context);
-		f.context.uc_stack.ss_sp = f.stack.data();
-		f.context.uc_stack.ss_size = f.stack.size();
-		f.context.uc_link = nullptr;
-		makecontext(&f.context, enter, 0);
+	threads = (unsigned)n;
+	dynamic_bytes = ((size_t)shared + 1023) / 1024 * 1024;
+	static size_t room;
+	if (dynamic_bytes > room || !dynamic) {
+		free(dynamic);
+		room = dynamic_bytes + 1024;
+		dynamic = (char *)aligned_alloc(1024, room);
+	}
+	for (unsigned i = 0; i < n; i++) {
+		Fiber &f = fibers[i];
+		f.thread = {i % block[0], i / block[0] % block[1], i / block[0] / block[1]};
+		if (!f.stack && !begin(f)) // otherwise it waits for its next thread
+			return "no memory for the stacks of a block's threads";
 	}
 	const char *seed = getenv("NC_SEED");
 	for (unsigned z = 0; z < grid[2]; z++)
@@ -184,11 +290,12 @@ static inline const char *launch(const unsigned grid[3], const unsigned block[3]
 			for (unsigned x = 0; x < grid[0]; x++) {
 				block_index = {x, y, z};
 				random_state =
-					0x9E3779B97F4A7C15u *
-					(1 + x + 8191ull * y + (seed ? strtoull(seed, nullptr, 10) << 32 : 0));
+					0x9E3779B97F4A7C15u * (1 + x + 8191ull * y + 524287ull * z +
+					                       (seed ? strtoull(seed, nullptr, 10) << 32 : 0));
 				if (run_block())
 					continue;
-				fibers.clear(); // some are in the middle of the kernel
+				for (Fiber &f : fibers)
+					f.stack = nullptr; // some are in the middle of the kernel
 				return "some threads of a block wait at a barrier that others do not reach";
 			}
 	return nullptr;
@@ -215,18 +322,7 @@ static inline const char *launch(const unsigned grid[3], const unsigned block[3]
 	}                                                                                       \
 	static void name##_body(const Args &a)
 
-template <class T> NC_DEVICE T nc_shuffle(T v, int from)
-{
-	uint64_t bits = 0;
-	memcpy(&bits, &v, sizeof v);
-	unsigned w = nc_host::warp();
-	nc_host::slots[w][nc_host::lane()] = bits;
-	__syncwarp();
-	bits = nc_host::slots[w][from & 31];
-	__syncwarp();
-	memcpy(&v, &bits, sizeof v);
-	return v;
-}
+template <class T> NC_DEVICE T nc_shuffle(T v, int from) { return nc_host::exchange(v)[from & 31]; }
 template <class T> NC_DEVICE T nc_shuffle_xor(T v, int mask)
 {
 	return nc_shuffle(v, (int)nc_host::lane() ^ mask);
@@ -234,10 +330,12 @@ template <class T> NC_DEVICE T nc_shuffle_xor(T v, int mask)
 
 NC_DEVICE float nc_half(uint16_t h)
 {
-	int e = h >> 10 & 31, m = h & 1023;
-	float f = e == 0    ? ldexpf((float)m, -24)
-	          : e == 31 ? (m ? NAN : INFINITY)
-	                    : ldexpf((float)(m | 1024), e - 25);
+	uint32_t u = (uint32_t)(h & 0x7fff) << 13;
+	float f;
+	memcpy(&f, &u, sizeof f);
+	f *= 0x1p112f; // the difference of the exponents' biases; exact
+	if (u >= 0x0f800000)
+		f = u > 0x0f800000 ? NAN : INFINITY;
 	return h >> 15 ? -f : f;
 }
 
@@ -253,7 +351,7 @@ NC_DEVICE uint16_t nc_to_half(float f)
 	float m;
 	memcpy(&m, &top, sizeof m);
 	if (top < 0x38800000)
-		return (uint16_t)(sign | (uint32_t)nearbyintf(ldexpf(m, 24))); // subnormal
+		return (uint16_t)(sign | (uint32_t)nearbyintf(m * 0x1p24f)); // subnormal
 	uint32_t r = top + 0xfff + (top >> 13 & 1);
 	return (uint16_t)(sign | ((r >> 13) - (112 << 10)));
 }
@@ -274,20 +372,19 @@ NC_DEVICE int nc_dot_signed(uint32_t a, uint32_t b, int c)
 
 NC_DEVICE void nc_mma(int d[4], const uint32_t a[4], const uint32_t b[2])
 {
-	static uint32_t left[32][32][4], right[32][32][2]; // [warp][lane]
-	unsigned w = nc_host::warp(), l = nc_host::lane(), g = l / 4, t = l % 4;
-	memcpy(left[w][l], a, sizeof left[w][l]);
-	memcpy(right[w][l], b, sizeof right[w][l]);
-	__syncwarp();
+	struct Operands {
+		uint32_t a[4], b[2];
+	};
+	const Operands *all = nc_host::exchange(Operands{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}});
+	const unsigned g = nc_host::lane() / 4, t = nc_host::lane() % 4;
 	for (unsigned k = 0; k < 4; k++) { // lane 4·row + k holds columns 4k..4k+3 of the row
-		const uint32_t *A = left[w][4 * g + k];
+		const uint32_t *A = all[4 * g + k].a;
 		for (unsigned n = 0; n < 2; n++) {
-			const uint32_t *B = right[w][4 * (2 * t + n) + k];
+			const uint32_t *B = all[4 * (2 * t + n) + k].b;
 			d[n] = nc_dot(A[2], B[1], nc_dot(A[0], B[0], d[n]));
 			d[2 + n] = nc_dot(A[3], B[1], nc_dot(A[1], B[0], d[2 + n]));
 		}
 	}
-	__syncwarp();
 }
 
 NC_DEVICE float __uint_as_float(uint32_t u)

@@ -1,0 +1,408 @@
+// Backward of what stands between the residual streams and the layer functions: writing (Leave),
+// reading through a norm (Enter), and the norm in front of the head. core/model's leave, enter,
+// residual and lastNorm say what is computed.
+#include "train.cuh"
+
+// Mixing is the coefficients of one token, as Coef of network.cu.
+template <int S> struct Mixing {
+	float pre[S], post[S], res[S][S];
+};
+
+template <int S> NC_DEVICE void load_mixing(Mixing<S> &m, const float *p)
+{
+	float v[4];
+	load4(v, p);
+	NC_UNROLL
+	for (int s = 0; s < S; s++)
+		m.pre[s] = v[s];
+	load4(v, p + 4);
+	NC_UNROLL
+	for (int s = 0; s < S; s++)
+		m.post[s] = v[s];
+	NC_UNROLL
+	for (int i = 0; i < S; i++) {
+		load4(v, p + 8 + 4 * i);
+		NC_UNROLL
+		for (int j = 0; j < S; j++)
+			m.res[i][j] = v[j];
+	}
+}
+
+// ------------------------------------------------------------------------- leave
+
+struct LeaveArgs {
+	const float *dx;    // [tokens][streams][dim], the gradient of the streams after the layer function
+	float *old;         // [tokens][streams][dim], that of those before it, by way of res; may be dx
+	const float *x, *y; // [tokens][streams][dim], [tokens][dim]: what the writing had
+	const float *coef;  // [tokens][CoefSize], or one of all tokens
+	float *coef_grad;   // [tokens][CoefSize]: post and res are set
+	uint16_t *dyb;      // [tokens][dim], that of y times the gain
+	const float *scale; // [tokens], of the input of the layer function's last product, or null
+	Int8 input;         // that input
+	int32_t tokens, dim, coef_stride, reserved;
+};
+
+// One stream: the gradient of y is that of the stream.
+NC_KERNEL_FOR(leave_1, LeaveArgs, 512, 4)
+{
+	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
+		const float gain = gain_of(a.scale, token);
+		for (int i = 4 * (int)threadIdx.x; i < a.dim; i += 4 * (int)blockDim.x) {
+			float d[4];
+			load4(d, a.dx + token * a.dim + i);
+			NC_UNROLL
+			for (int e = 0; e < 4; e++)
+				d[e] = gain * d[e];
+			store4_bf16(a.dyb + token * a.dim + i, d);
+		}
+		widen(a.input, token);
+	}
+}
+
+// Dots is the places for the sums of a block in leave: two sets by turns, see Slots.
+template <int S> struct Dots {
+	float v[2][MaxWarps][S + S * S];
+};
+
+template <int S> NC_DEVICE void leave(const LeaveArgs &a, Dots<S> &dots)
+{
+	enum { N = S + S * S };
+	const int tid = (int)threadIdx.x, warps = (int)blockDim.x / 32;
+	const int slot = Spread<N, 16>::index(tid % 32);
+	int turn = 0;
+	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x, turn ^= 1) {
+		Mixing<S> m;
+		load_mixing(m, a.coef + token * a.coef_stride);
+		const float gain = gain_of(a.scale, token);
+		float sums[N]; // post, then res
+		NC_UNROLL
+		for (int i = 0; i < N; i++)
+			sums[i] = 0;
+		for (int at = 4 * tid; at < a.dim; at += 4 * (int)blockDim.x) {
+			const int64_t place = token * S * a.dim + at;
+			float d[S][4], x[S][4], y[4], dy[4];
+			NC_UNROLL
+			for (int s = 0; s < S; s++) {
+				load4(d[s], a.dx + place + (int64_t)s * a.dim);
+				load4(x[s], a.x + place + (int64_t)s * a.dim);
+			}
+			load4(y, a.y + token * a.dim + at);
+			NC_UNROLL
+			for (int e = 0; e < 4; e++) {
+				float v = m.post[0] * d[0][e];
+				NC_UNROLL
+				for (int i = 1; i < S; i++)
+					v = fmaf(m.post[i], d[i][e], v);
+				dy[e] = gain * v;
+				NC_UNROLL
+				for (int i = 0; i < S; i++) {
+					sums[i] = fmaf(d[i][e], y[e], sums[i]);
+					NC_UNROLL
+					for (int j = 0; j < S; j++)
+						sums[S + S * i + j] = fmaf(d[i][e], x[j][e], sums[S + S * i + j]);
+				}
+			}
+			NC_UNROLL
+			for (int j = 0; j < S; j++) {
+				float v[4];
+				NC_UNROLL
+				for (int e = 0; e < 4; e++) {
+					v[e] = m.res[0][j] * d[0][e];
+					NC_UNROLL
+					for (int i = 1; i < S; i++)
+						v[e] = fmaf(m.res[i][j], d[i][e], v[e]);
+				}
+				store4(a.old + place + (int64_t)j * a.dim, v);
+			}
+			store4_bf16(a.dyb + token * a.dim + at, dy);
+		}
+		const float sum = Spread<N, 16>::sum(sums, tid % 32);
+		if (slot >= 0)
+			dots.v[turn][tid / 32][slot] = sum;
+		widen(a.input, token);
+		__syncthreads();
+		if (tid >= 4 && tid < CoefSize) { // post [4], res [4][4]; those of other streams are 0
+			const int i = tid < 8 ? tid - 4 : (tid - 8) / 4, j = tid % 4;
+			float v = 0;
+			if (i < S && (tid < 8 || j < S))
+				for (int w = 0; w < warps; w++)
+					v = v + dots.v[turn][w][tid < 8 ? i : S + S * i + j];
+			a.coef_grad[token * CoefSize + tid] = v;
+		}
+	}
+}
+
+NC_KERNEL_FOR(leave_2, LeaveArgs, 512, 2)
+{
+	NC_SHARED Dots<2> dots;
+	leave<2>(a, dots);
+}
+
+NC_KERNEL_FOR(leave_4, LeaveArgs, 512, 1)
+{
+	NC_SHARED Dots<4> dots;
+	leave<4>(a, dots);
+}
+
+// ------------------------------------------------------------------------- enter
+
+struct EnterArgs {
+	const float *d;      // [tokens][dim], the gradient of the normed input, times the gain
+	float *dx;           // [tokens][streams][dim], added to
+	const float *x;      // [tokens][streams][dim], the streams that were read
+	const float *weight; // [dim], of the norm
+	const float *scale;  // [tokens], of the normed input's int8 values, or null
+	const float *coef;   // [tokens][CoefSize], or one of all tokens
+	float *coef_grad;    // [tokens][CoefSize]: pre is set
+	float *partial;      // [gridDim.x][dim + 4]: the weight's gradient, that of both scalars
+	// Residual scalars: null, or x = scalars[0]·before + scalars[1]·initial in every stream.
+	const float *before;           // [tokens][streams][dim]
+	const float *initial, *scalars; // [tokens][dim], [2]
+	float *dembed;                 // [tokens][dim], added to
+	int32_t tokens, dim, coef_stride;
+	float eps;
+};
+
+template <int S> struct EnterSlots {
+	Slots<2> norm;
+	Slots<S> pre;
+};
+
+// E times four elements of a token for each thread.
+template <int S, int E> NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S> &slots)
+{
+	const int tid = (int)threadIdx.x, step = 4 * (int)blockDim.x;
+	float w[E][4], part[E][4], scalars[2] = {0, 0}; // scalars: sums of their gradients
+	NC_UNROLL
+	for (int k = 0; k < E; k++) {
+		const int i = 4 * tid + k * step;
+		NC_UNROLL
+		for (int e = 0; e < 4; e++)
+			part[k][e] = w[k][e] = 0;
+		if (i < a.dim)
+			load4(w[k], a.weight + i);
+	}
+	int turn = 0, turn_pre = 0;
+	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
+		float d[E][4], u[E][4], x[S][E][4], dx[S][E][4], pre[4];
+		NC_UNROLL
+		for (int k = 0; k < E; k++) {
+			const int i = 4 * tid + k * step;
+			NC_UNROLL
+			for (int e = 0; e < 4; e++) {
+				d[k][e] = 0;
+				NC_UNROLL
+				for (int s = 0; s < S; s++)
+					x[s][k][e] = dx[s][k][e] = 0;
+			}
+			if (i >= a.dim)
+				continue;
+			load4(d[k], a.d + token * a.dim + i);
+			NC_UNROLL
+			for (int s = 0; s < S; s++) {
+				load4(x[s][k], a.x + (token * S + s) * a.dim + i);
+				load4(dx[s][k], a.dx + (token * S + s) * a.dim + i);
+			}
+		}
+		if (S > 1)
+			load4(pre, a.coef + token * a.coef_stride);
+		const float inverse_gain = 1.0f / gain_of(a.scale, token);
+		float sums[2] = {0, 0};
+		NC_UNROLL
+		for (int k = 0; k < E; k++)
+			NC_UNROLL
+			for (int e = 0; e < 4; e++) {
+				float v = x[0][k][e];
+				if (S > 1) {
+					v = pre[0] * v;
+					NC_UNROLL
+					for (int s = 1; s < S; s++)
+						v = fmaf(pre[s], x[s][k][e], v);
+				}
+				u[k][e] = v;
+				d[k][e] = d[k][e] * inverse_gain;
+				sums[0] = fmaf(v, v, sums[0]);
+				sums[1] = fmaf(d[k][e] * w[k][e], v, sums[1]);
+			}
+		block_sum(sums, slots.norm, turn);
+		const NormBack n = norm_back(sums, a.dim, a.eps);
+		float dpre[S];
+		NC_UNROLL
+		for (int s = 0; s < S; s++)
+			dpre[s] = 0;
+		NC_UNROLL
+		for (int k = 0; k < E; k++)
+			NC_UNROLL
+			for (int e = 0; e < 4; e++) {
+				part[k][e] = fmaf(d[k][e], u[k][e] * n.inverse, part[k][e]);
+				const float v = fmaf(n.factor, u[k][e], d[k][e] * w[k][e]) * n.inverse;
+				NC_UNROLL
+				for (int s = 0; s < S; s++) {
+					dx[s][k][e] = S == 1 ? dx[s][k][e] + v : fmaf(pre[s], v, dx[s][k][e]);
+					dpre[s] = fmaf(v, x[s][k][e], dpre[s]);
+				}
+			}
+		NC_UNROLL
+		for (int k = 0; k < E; k++) {
+			const int i = 4 * tid + k * step;
+			if (i >= a.dim)
+				continue;
+			if (a.scalars) {
+				const float first = a.scalars[0], second = a.scalars[1];
+				float initial[4], de[4];
+				load4(initial, a.initial + token * a.dim + i);
+				load4(de, a.dembed + token * a.dim + i);
+				NC_UNROLL
+				for (int s = 0; s < S; s++) {
+					float before[4];
+					load4(before, a.before + (token * S + s) * a.dim + i);
+					NC_UNROLL
+					for (int e = 0; e < 4; e++) {
+						const float v = dx[s][k][e];
+						scalars[0] = fmaf(v, before[e], scalars[0]);
+						scalars[1] = fmaf(v, initial[e], scalars[1]);
+						de[e] = fmaf(second, v, de[e]);
+						dx[s][k][e] = first * v;
+					}
+				}
+				store4(a.dembed + token * a.dim + i, de);
+			}
+			NC_UNROLL
+			for (int s = 0; s < S; s++)
+				store4(a.dx + (token * S + s) * a.dim + i, dx[s][k]);
+		}
+		if (S > 1) {
+			block_sum(dpre, slots.pre, turn_pre);
+			if (tid == 0) {
+				float v[4] = {0, 0, 0, 0};
+				NC_UNROLL
+				for (int s = 0; s < S; s++)
+					v[s] = dpre[s];
+				store4(a.coef_grad + token * CoefSize, v);
+			}
+		}
+	}
+	float *partial = a.partial + (int64_t)blockIdx.x * (a.dim + 4);
+	NC_UNROLL
+	for (int k = 0; k < E; k++) {
+		const int i = 4 * tid + k * step;
+		if (i < a.dim)
+			store4(partial + i, part[k]);
+	}
+	block_sum(scalars, slots.norm, turn);
+	if (tid == 0) {
+		const float v[4] = {scalars[0], scalars[1], 0, 0};
+		store4(partial + a.dim, v);
+	}
+}
+
+// The kernel for S streams and E times four elements of a thread.
+#define ENTER(S, E, threads, blocks)                                \
+	NC_KERNEL_FOR(enter_##S##_##E, EnterArgs, threads, blocks)      \
+	{                                                               \
+		NC_SHARED EnterSlots<S> slots;                              \
+		enter<S, E>(a, slots);                                      \
+	}
+ENTER(1, 1, 512, 3)
+ENTER(1, 2, 1024, 1)
+ENTER(2, 1, 512, 2)
+ENTER(2, 2, 1024, 1)
+ENTER(4, 1, 512, 1)
+ENTER(4, 2, 1024, 1)
+
+// --------------------------------------------------------------------- last norm
+
+struct LastNormArgs {
+	const float *d;      // [tokens][dim], the gradient of the head's input, times the gain
+	const float *x;      // [tokens][streams][dim], the streams that the last layer leaves
+	const float *weight; // [dim]
+	const float *scale;  // [tokens], of the head's int8 input, or null
+	float *dx;           // [tokens][streams][dim], written
+	float *dembed;       // [tokens][dim], cleared, or null
+	float *partial;      // [gridDim.x][dim]
+	int32_t tokens, dim, streams;
+	float eps;
+};
+
+template <int E> NC_DEVICE void last_norm(const LastNormArgs &a, Slots<2> &slots)
+{
+	const int tid = (int)threadIdx.x, step = 4 * (int)blockDim.x;
+	const float share = 1.0f / (float)a.streams;
+	float w[E][4], part[E][4];
+	NC_UNROLL
+	for (int k = 0; k < E; k++) {
+		const int i = 4 * tid + k * step;
+		NC_UNROLL
+		for (int e = 0; e < 4; e++)
+			part[k][e] = w[k][e] = 0;
+		if (i < a.dim)
+			load4(w[k], a.weight + i);
+	}
+	int turn = 0;
+	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
+		const float inverse_gain = 1.0f / gain_of(a.scale, token);
+		float d[E][4], u[E][4], sums[2] = {0, 0};
+		NC_UNROLL
+		for (int k = 0; k < E; k++) {
+			const int i = 4 * tid + k * step;
+			NC_UNROLL
+			for (int e = 0; e < 4; e++)
+				d[k][e] = u[k][e] = 0;
+			if (i >= a.dim)
+				continue;
+			load4(d[k], a.d + token * a.dim + i);
+			load4(u[k], a.x + token * a.streams * a.dim + i);
+			for (int s = 1; s < a.streams; s++) {
+				float v[4];
+				load4(v, a.x + (token * a.streams + s) * a.dim + i);
+				NC_UNROLL
+				for (int e = 0; e < 4; e++)
+					u[k][e] = u[k][e] + v[e];
+			}
+			NC_UNROLL
+			for (int e = 0; e < 4; e++) {
+				u[k][e] = share * u[k][e];
+				d[k][e] = d[k][e] * inverse_gain;
+				sums[0] = fmaf(u[k][e], u[k][e], sums[0]);
+				sums[1] = fmaf(d[k][e] * w[k][e], u[k][e], sums[1]);
+			}
+		}
+		block_sum(sums, slots, turn);
+		const NormBack n = norm_back(sums, a.dim, a.eps);
+		NC_UNROLL
+		for (int k = 0; k < E; k++) {
+			const int i = 4 * tid + k * step;
+			if (i >= a.dim)
+				continue;
+			float v[4];
+			const float zero[4] = {0, 0, 0, 0};
+			NC_UNROLL
+			for (int e = 0; e < 4; e++) {
+				part[k][e] = fmaf(d[k][e], u[k][e] * n.inverse, part[k][e]);
+				v[e] = share * (fmaf(n.factor, u[k][e], d[k][e] * w[k][e]) * n.inverse);
+			}
+			for (int s = 0; s < a.streams; s++)
+				store4(a.dx + (token * a.streams + s) * a.dim + i, v);
+			if (a.dembed)
+				store4(a.dembed + token * a.dim + i, zero);
+		}
+	}
+	NC_UNROLL
+	for (int k = 0; k < E; k++) {
+		const int i = 4 * tid + k * step;
+		if (i < a.dim)
+			store4(a.partial + (int64_t)blockIdx.x * a.dim + i, part[k]);
+	}
+}
+
+NC_KERNEL_FOR(last_norm_1, LastNormArgs, 512, 3)
+{
+	NC_SHARED Slots<2> slots;
+	last_norm<1>(a, slots);
+}
+
+NC_KERNEL_FOR(last_norm_2, LastNormArgs, 1024, 1)
+{
+	NC_SHARED Slots<2> slots;
+	last_norm<2>(a, slots);
+}

@@ -1,0 +1,199 @@
+// What the token-wise kernels of training share: accesses of 16 bytes, sums over a block, gains.
+//
+// A block takes one token after the other: blockIdx.x, blockIdx.x + gridDim.x, ... Its threads lie
+// along the token's vector, four elements each at a time, so that partial sums of the gradients of
+// weights stay in registers until the block's last token. No sum depends on timing; those over a
+// block's tokens depend on the number of blocks.
+#pragma once
+#include "math.cuh"
+
+// NC_KERNEL_FOR is NC_KERNEL for blocks of at most that many threads, of which that many are to fit
+// on a multiprocessor.
+#ifdef __CUDACC_RTC__
+#define NC_KERNEL_FOR(name, Args, threads, blocks) \
+	extern "C" __global__ void __launch_bounds__(threads, blocks) name(const Args a)
+#else
+#define NC_KERNEL_FOR(name, Args, threads, blocks) NC_KERNEL(name, Args)
+#endif
+
+// NC_UNROLL stands before loops that index arrays of registers, NC_UNROLL_BY before those that are
+// to have that many accesses under way.
+#ifdef __CUDACC_RTC__
+#define NC_PRAGMA(x) _Pragma(#x)
+#define NC_UNROLL NC_PRAGMA(unroll)
+#define NC_UNROLL_BY(n) NC_PRAGMA(unroll n)
+#else
+#define NC_UNROLL
+#define NC_UNROLL_BY(n)
+#endif
+
+enum { MaxWarps = 32, CoefSize = 24, MaxMixed = 4 };
+
+NC_DEVICE void load4(float v[4], const float *p)
+{
+	const uint4 q = *(const uint4 *)p;
+	v[0] = __uint_as_float(q.x), v[1] = __uint_as_float(q.y);
+	v[2] = __uint_as_float(q.z), v[3] = __uint_as_float(q.w);
+}
+
+NC_DEVICE void store4(float *p, const float v[4])
+{
+	uint4 q;
+	q.x = __float_as_uint(v[0]), q.y = __float_as_uint(v[1]);
+	q.z = __float_as_uint(v[2]), q.w = __float_as_uint(v[3]);
+	*(uint4 *)p = q;
+}
+
+// two_bf16 is two bfloat16 numbers, the first in the low half; two_half the same in half precision.
+NC_DEVICE uint32_t two_bf16(float first, float second)
+{
+#ifdef __CUDACC_RTC__
+	uint32_t d;
+	asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(second), "f"(first));
+	return d;
+#else
+	return nc_to_bf16(first) | (uint32_t)nc_to_bf16(second) << 16;
+#endif
+}
+
+NC_DEVICE uint32_t two_half(float first, float second)
+{
+#ifdef __CUDACC_RTC__
+	uint32_t d;
+	asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(second), "f"(first));
+	return d;
+#else
+	return nc_to_half(first) | (uint32_t)nc_to_half(second) << 16;
+#endif
+}
+
+NC_DEVICE void store4_bf16(uint16_t *p, const float v[4])
+{
+	*(uint64_t *)p = two_bf16(v[0], v[1]) | (uint64_t)two_bf16(v[2], v[3]) << 32;
+}
+
+NC_DEVICE void store4_half(uint16_t *p, const float v[4])
+{
+	*(uint64_t *)p = two_half(v[0], v[1]) | (uint64_t)two_half(v[2], v[3]) << 32;
+}
+
+// gain_of is what a token's dy is multiplied by, as core/model's gainOf: the scale of its int8
+// values, which then are exact factors of the product for the weights. null: the input is not int8.
+NC_DEVICE float gain_of(const float *scale, int64_t token)
+{
+	const float s = scale ? scale[token] : 1.0f;
+	return s > 1e-30f && s < 1e30f ? s : 1.0f;
+}
+
+// Int8 is quantised vectors that become factors of a product, in bfloat16 or half precision: exact.
+struct Int8 {
+	const int8_t *q;      // [tokens][stride], or null: none
+	uint16_t *bf16, *f16; // [tokens][cols], or null
+	int32_t stride, cols; // cols is a multiple of 16
+};
+
+// widen converts one token's vector.
+NC_DEVICE void widen(const Int8 &a, int64_t token)
+{
+	if (!a.q)
+		return;
+	const int step = 16 * (int)blockDim.x;
+	for (int i = 16 * (int)threadIdx.x; i < a.cols; i += step) {
+		const uint4 q = *(const uint4 *)(a.q + token * a.stride + i);
+		const uint32_t words[4] = {q.x, q.y, q.z, q.w};
+		float v[16];
+		for (int w = 0; w < 4; w++) {
+			// 2^23 + (v + 128) has the byte in its low bits; the difference is exact.
+			const uint32_t bytes = words[w] ^ 0x80808080u;
+			for (int b = 0; b < 4; b++)
+				v[4 * w + b] = __uint_as_float(0x4b000000u | (bytes >> 8 * b & 255u)) - 8388736.0f;
+		}
+		if (a.bf16)
+			for (int h = 0; h < 2; h++) {
+				const float *x = v + 8 * h;
+				uint4 r;
+				r.x = two_bf16(x[0], x[1]), r.y = two_bf16(x[2], x[3]);
+				r.z = two_bf16(x[4], x[5]), r.w = two_bf16(x[6], x[7]);
+				*(uint4 *)(a.bf16 + token * a.cols + i + 8 * h) = r;
+			}
+		if (a.f16)
+			for (int h = 0; h < 2; h++) {
+				const float *x = v + 8 * h;
+				uint4 r;
+				r.x = two_half(x[0], x[1]), r.y = two_half(x[2], x[3]);
+				r.z = two_half(x[4], x[5]), r.w = two_half(x[6], x[7]);
+				*(uint4 *)(a.f16 + token * a.cols + i + 8 * h) = r;
+			}
+	}
+}
+
+// Places for block_sum: two sets, which calls use by turns, so that one barrier a call is enough:
+// none writes to a set before all have passed the barrier of the call between, after reading it.
+template <int N> struct Slots {
+	float v[2][N][MaxWarps];
+};
+
+// block_sum makes each of v its sum over the threads of the block, in all of them. Every warp is
+// whole.
+template <int N> NC_DEVICE void block_sum(float (&v)[N], Slots<N> &slots, int &turn)
+{
+	const int tid = (int)threadIdx.x, lane = tid % 32, warps = (int)blockDim.x / 32;
+	for (int i = 0; i < N; i++)
+		for (int m = 16; m > 0; m /= 2)
+			v[i] = v[i] + nc_shuffle_xor(v[i], m);
+	if (warps == 1)
+		return;
+	if (lane == 0)
+		for (int i = 0; i < N; i++)
+			slots.v[turn][i][tid / 32] = v[i];
+	__syncthreads();
+	for (int i = 0; i < N; i++) {
+		v[i] = lane < warps ? slots.v[turn][i][lane] : 0.0f;
+		for (int m = 16; m > 0; m /= 2)
+			v[i] = v[i] + nc_shuffle_xor(v[i], m);
+	}
+	turn ^= 1;
+}
+
+// Spread is how warp_spread leaves N sums in a warp: each lane has one of them, number index, or
+// none (-1) of its own. In every step the lanes of a pair exchange halves: N/2 + N/4 + ...
+// shuffles.
+template <int N, int M> struct Spread {
+	enum { Half = (N + 1) / 2 };
+	NC_DEVICE float sum(const float *v, int lane)
+	{
+		float keep[Half];
+		const bool upper = (lane & M) != 0;
+		for (int i = 0; i < Half; i++) {
+			const float low = v[i], high = Half + i < N ? v[Half + i < N ? Half + i : 0] : 0.0f;
+			keep[i] = (upper ? high : low) + nc_shuffle_xor(upper ? low : high, M);
+		}
+		return Spread<Half, M / 2>::sum(keep, lane);
+	}
+	// index of the sum that a lane has, of those from 0 on, or -1.
+	NC_DEVICE int index(int lane)
+	{
+		const int i = Spread<Half, M / 2>::index(lane);
+		if (!(lane & M) || i < 0)
+			return i;
+		return Half + i < N ? Half + i : -1;
+	}
+};
+template <int N> struct Spread<N, 0> {
+	NC_DEVICE float sum(const float *v, int) { return v[0]; }
+	NC_DEVICE int index(int) { return 0; }
+};
+
+// norm_back is the end of the backward of y = RMSNorm(u, w), of which sums has u·u and g·u with g =
+// dy·w, over n elements: dx = inverse·(g + factor·u).
+struct NormBack {
+	float inverse, factor;
+};
+
+NC_DEVICE NormBack norm_back(const float sums[2], int n, float eps)
+{
+	NormBack r;
+	r.inverse = 1.0f / sqrtf(sums[0] / (float)n + eps);
+	r.factor = -(sums[1] / (float)n * r.inverse * r.inverse);
+	return r;
+}

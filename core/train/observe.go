@@ -48,6 +48,7 @@ const (
 	PhaseForward   = "forward"
 	PhaseBackward  = "backward" // the head and the loss are part of it
 	PhaseOptimizer = "optimizer"
+	PhaseDevice    = "device" // all of them together, on a GPU, with the fetching of the next data
 	PhaseEvaluate  = "evaluation"
 )
 

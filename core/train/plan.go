@@ -145,6 +145,17 @@ func (r *run) foresee() (Parts, error) {
 	if err != nil {
 		return nil, &Error{What: "the network", Err: err}
 	}
+	state, scratch := optimizerMemory(r)
+	trits := int64(0)
+	if !r.cfg.Train.Float {
+		trits = c.Params().Ternary / 4
+	}
+	return r.parts(append(memoryParts(m), optimizerParts(state, scratch)...), trits), nil
+}
+
+// optimizerMemory is what the optimizer takes on the processor.
+func optimizerMemory(r *run) (state, scratch int64) {
+	c := &r.cfg.Model
 	rules, count := rulesOf(r.cfg), c.Params()
 	words := func(class optim.Class) int64 {
 		if rules[class].Kind == optim.AdamW {
@@ -152,9 +163,8 @@ func (r *run) foresee() (Parts, error) {
 		}
 		return 1
 	}
-	state := 4 * (count.Ternary*words(optim.Matrix) + count.Embedding*words(optim.Embedding) + count.Head*words(optim.Head) +
+	state = 4 * (count.Ternary*words(optim.Matrix) + count.Embedding*words(optim.Embedding) + count.Head*words(optim.Head) +
 		count.Norms*words(optim.Scalar) + count.MHC*words(optim.MHC))
-	scratch := int64(0)
 	if rules[optim.Matrix].Kind == optim.Muon {
 		// Two copies of the largest matrix, two squares of its shorter side, and what
 		// every worker multiplies in.
@@ -162,11 +172,7 @@ func (r *run) foresee() (Parts, error) {
 		long, square := dim*max(int64(c.FFN), heads), max(min(dim, int64(c.FFN)), min(dim, heads))
 		scratch = 8*(long+square*square) + int64(kernels.MatMulScratch()*r.team.Size())
 	}
-	trits := int64(0)
-	if !r.cfg.Train.Float {
-		trits = count.Ternary / 4
-	}
-	return r.parts(append(memoryParts(m), optimizerParts(state, scratch)...), trits), nil
+	return state, scratch
 }
 
 // lessMemory is what to do about a run that does not fit.

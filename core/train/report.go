@@ -2,7 +2,6 @@ package train
 
 import (
 	"fmt"
-	"math"
 	"strings"
 	"time"
 
@@ -130,15 +129,11 @@ func (r *run) keepTrits() error {
 }
 
 // mhcNorms is the norms of the gradients of the hyper-connections' tensors.
-func (r *run) mhcNorms(_ *optim.Report) map[string]Number {
+func (r *run) mhcNorms(report *optim.Report) map[string]Number {
 	norms := map[string]Number{}
 	for i := range r.params {
-		if p := &r.params[i]; p.Class == optim.MHC {
-			sum := 0.0
-			for _, g := range p.G {
-				sum += float64(g) * float64(g)
-			}
-			norms[p.Name] = Number(math.Sqrt(sum))
+		if p := &r.params[i]; p.Class == optim.MHC && i < len(report.Norms) {
+			norms[p.Name] = Number(report.Norms[i])
 		}
 	}
 	return norms

@@ -55,7 +55,13 @@ func open(cfg *config.Config, o Options) (r *run, err error) {
 
 // build makes the network and its optimizer.
 func (r *run) build() (err error) {
-	if r.learn, err = newProcessor(r); err != nil {
+	if make := r.o.hooks.devices; make != nil {
+		r.learn, err = make(r)
+	} else {
+		r.learn, err = newProcessor(r)
+	}
+	if err != nil {
+		r.learn = nil
 		return err
 	}
 	r.params = r.learn.Params()

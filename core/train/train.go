@@ -61,6 +61,8 @@ type Options struct {
 // hooks are for tests.
 type hooks struct {
 	network func(r *run) (network, error)
+	// devices makes the learner in the place of one on GPUs.
+	devices func(r *run) (*devices, error)
 	// gradients sees the gradients of a step before the update.
 	gradients func(step int, params []optim.Param)
 }
@@ -174,6 +176,7 @@ func Run(ctx context.Context, cfg *config.Config, o Options) (*Result, error) {
 	case err == nil:
 		err = r.finish(ctx)
 	}
+	err = r.deviceFailed(err)
 	r.summarise()
 	r.ended(err)
 	r.result.Dropped = r.dropped()

@@ -311,7 +311,7 @@ struct work {
 	int value;
 	const char *(*kernel)(const unsigned *, const unsigned *, unsigned, const void *, size_t);
 	unsigned grid[3], block[3], shared;
-	char args[256];
+	char args[4096]; // as many as a kernel may have
 };
 struct graph {
 	size_t n;

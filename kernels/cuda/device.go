@@ -69,17 +69,25 @@ func (d *Driver) Devices() ([]Info, error) {
 	return list, nil
 }
 
+// about is the error of a result, of a call about a device without a context; nil if it is 0.
+func (d *Driver) about(call string, ordinal int, c code) error {
+	if c == 0 {
+		return nil
+	}
+	return d.checkOn(call, ordinal, c)
+}
+
 func (d *Driver) info(ordinal int) (info Info, device int32, err error) {
 	info.Ordinal = ordinal
-	if err := d.checkOn("cuDeviceGet", ordinal, d.api.DeviceGet(&device, int32(ordinal))); err != nil {
+	if err := d.about("cuDeviceGet", ordinal, d.api.DeviceGet(&device, int32(ordinal))); err != nil {
 		return info, 0, err
 	}
 	name := make([]byte, 256)
-	if err := d.checkOn("cuDeviceGetName", ordinal, d.api.DeviceName(&name[0], int32(len(name)), device)); err != nil {
+	if err := d.about("cuDeviceGetName", ordinal, d.api.DeviceName(&name[0], int32(len(name)), device)); err != nil {
 		return info, 0, err
 	}
 	info.Name, _, _ = strings.Cut(string(name), "\x00")
-	if err := d.checkOn("cuDeviceTotalMem", ordinal, d.api.DeviceMem(&info.Memory, device)); err != nil {
+	if err := d.about("cuDeviceTotalMem", ordinal, d.api.DeviceMem(&info.Memory, device)); err != nil {
 		return info, 0, err
 	}
 	for _, a := range []struct {
@@ -90,7 +98,7 @@ func (d *Driver) info(ordinal int) (info Info, device int32, err error) {
 		{attrShared, &info.SharedBytes}, {attrBusWidth, &info.MemoryBusBits}, {attrMemoryClock, &info.MemoryClockKHz}, {attrL2, &info.L2Bytes},
 	} {
 		var v int32
-		if err := d.checkOn("cuDeviceGetAttribute", ordinal, d.api.DeviceAttr(&v, a.attribute, device)); err != nil {
+		if err := d.about("cuDeviceGetAttribute", ordinal, d.api.DeviceAttr(&v, a.attribute, device)); err != nil {
 			return info, 0, err
 		}
 		*a.to = int(v)
@@ -203,17 +211,15 @@ func (v *Device) Close() {
 	<-v.ended
 }
 
-// lose notes that the context cannot be used any more: further calls of Do return err.
-func (v *Device) lose(err error) {
+// lose notes that the context cannot be used any more: further calls of Do return what it does.
+func (v *Device) lose(err *Error) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.lost == nil {
-		v.lost = err
+		v.lost = &LostError{Device: v.Ordinal, Err: err}
 	}
+	return v.lost
 }
-
-// sticky are the codes after which a context cannot be used any more.
-var sticky = map[code]bool{4: true, 201: true, 214: true, 700: true, 702: true, 709: true, 710: true, 714: true, 715: true, 716: true, 717: true, 718: true, 719: true}
 
 // check makes an error of a result, and notes the loss of the context.
 func (t *Thread) check(call string, c code) error {
@@ -222,7 +228,7 @@ func (t *Thread) check(call string, c code) error {
 	}
 	err := t.device.driver.checkOn(call, t.device.Ordinal, c)
 	if sticky[c] {
-		t.device.lose(err)
+		return t.device.lose(err)
 	}
 	return err
 }

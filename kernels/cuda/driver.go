@@ -3,6 +3,7 @@ package cuda
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
 	"unsafe"
 
 	"github.com/architehc/nanochat/kernels/dl"
@@ -51,6 +52,7 @@ type api struct {
 	StreamCreate  func(s *handle, flags uint32) code                                                                                                                 `c:"cuStreamCreate"`
 	StreamSync    func(s handle) code                                                                                                                                `c:"cuStreamSynchronize"`
 	StreamDestroy func(s handle) code                                                                                                                                `c:"cuStreamDestroy_v2"`
+	StreamWait    func(s, e handle, flags uint32) code                                                                                                               `c:"cuStreamWaitEvent"`
 	EventCreate   func(e *handle, flags uint32) code                                                                                                                 `c:"cuEventCreate"`
 	EventRecord   func(e, s handle) code                                                                                                                             `c:"cuEventRecord"`
 	EventSync     func(e handle) code                                                                                                                                `c:"cuEventSynchronize"`
@@ -142,27 +144,68 @@ func (e *Error) Error() string {
 	return s + e.Text
 }
 
+// LostError is a device that cannot be used any more by this process: every call on it returns this
+// error. What was in its memory is gone; another process can begin anew.
+type LostError struct {
+	Device int
+	// Err is the error that the loss was found with.
+	Err *Error
+}
+
+func (e *LostError) Error() string {
+	return fmt.Sprintf("cuda: device %d is lost: %s", e.Device, strings.TrimPrefix(e.Err.Error(), "cuda: "))
+}
+
+// Unwrap is Err, which has the hint.
+func (e *LostError) Unwrap() error { return e.Err }
+
 // hints are for the codes that a user can do something about.
 var hints = map[code]string{
 	codeNoDevice: "there is a driver, but no GPU that this process may use: see CUDA_VISIBLE_DEVICES and the settings of the container",
 	3:            "the driver is shutting down, or this process was forked after it was loaded",
 	34:           "libcuda is the stub for building programs, not the driver: remove its directory from LD_LIBRARY_PATH",
+	46:           "another process has the GPU for itself, or it is being reset: see nvidia-smi",
+	101:          "there are fewer GPUs: nvidia-smi lists them",
 	209:          "the kernel was compiled for another GPU: remove the directory of the cache",
-	214:          "the memory of the GPU has failed (ECC): see nvidia-smi",
+	214:          "the memory of the GPU has failed (ECC): see nvidia-smi -q; then start again",
 	218:          "the driver is older than the compiler: install a newer one",
+	220:          "a link between GPUs has failed (NVLink): see nvidia-smi nvlink -s; then start again",
+	221:          "the driver was unloaded meanwhile: start again",
+	222:          "the driver is older than the compiler: install a newer one",
+	226:          "a fault that was contained on the GPU: start again; see dmesg for Xid",
 	700:          "a kernel used memory that is not its own: please report it",
-	719:          "a kernel failed on the device: please report it",
+	702:          "a kernel ran longer than the display's watchdog allows: use a GPU without a display",
+	709:          "the context was destroyed by another part of this process",
+	710:          "a kernel stopped at an assertion: please report it",
+	714:          "the stack of a kernel was damaged: please report it",
+	715:          "a kernel has an instruction that this GPU has not: remove the directory of the cache",
+	716:          "a kernel used an address that is not aligned: please report it",
+	717:          "a kernel used memory of the wrong kind: please report it",
+	718:          "a kernel jumped out of its code: please report it",
+	719:          "a kernel failed, or the GPU fell off the bus: see dmesg for Xid; then start again",
 	802:          "the GPU is not ready yet: on machines with NVSwitch, is nvidia-fabricmanager running?",
 	803:          "the driver was updated without a restart: restart the machine or reload its module",
+	804:          "this GPU does not take the newer driver of CUDA's compatibility package: remove that from the search path",
+	806:          "the connection to the server of MPS failed",
+	999:          "see dmesg for Xid",
+}
+
+// sticky are the codes after which a context cannot be used any more.
+var sticky = map[code]bool{
+	4: true, 201: true, 214: true, 220: true, 221: true, 226: true, 700: true, 702: true, 709: true, 710: true, 714: true, 715: true, 716: true, 717: true, 718: true, 719: true,
+	721: true, 806: true, 807: true, 819: true,
 }
 
 // check makes an error of a result.
-func (d *Driver) check(call string, c code) error { return d.checkOn(call, -1, c) }
-
-func (d *Driver) checkOn(call string, device int, c code) error {
+func (d *Driver) check(call string, c code) error {
 	if c == 0 {
 		return nil
 	}
+	return d.checkOn(call, -1, c)
+}
+
+// checkOn is the error of a result that is not 0.
+func (d *Driver) checkOn(call string, device int, c code) *Error {
 	e := &Error{Call: call, Device: device, Code: int(c), Name: fmt.Sprintf("error %d", c), Text: "unknown error", Hint: hints[c]}
 	var p *byte
 	if d.api.ErrorName(c, &p) == 0 {

@@ -17,7 +17,11 @@ type Thread struct {
 	sources map[string]*Module // loaded, by source
 	pool    pool
 	ops     *Ops             // nil until they are loaded
+	blas    *Blas            // nil until it is made
 	host    []unsafe.Pointer // pinned memory
+	copies  handle           // the stream of Prefetch; 0 until it is used
+	marks   []*Event         // without time, to be used again
+	timers  []*Event         // with time
 }
 
 // Device is the device of the thread.
@@ -25,7 +29,17 @@ func (t *Thread) Device() *Device { return t.device }
 
 // free gives everything back.
 func (t *Thread) free() {
+	if t.copies != 0 {
+		t.api.StreamSync(t.copies)
+		t.api.StreamDestroy(t.copies)
+	}
 	t.api.StreamSync(t.stream)
+	if t.blas != nil {
+		t.blas.free()
+	}
+	for _, e := range append(t.marks, t.timers...) {
+		t.api.EventDestroy(e.handle)
+	}
 	for _, p := range t.host {
 		t.api.HostFree(p)
 	}
@@ -162,30 +176,6 @@ func Launch[A any](t *Thread, k *Kernel, s Shape, args *A) error {
 	pin.Pin(&extra)
 	return t.check("cuLaunchKernel "+k.name, t.api.Launch(k.handle, s.Grid[0], s.Grid[1], s.Grid[2],
 		s.Block[0], s.Block[1], s.Block[2], s.Shared, t.stream, nil, unsafe.Pointer(&extra)))
-}
-
-// Event marks a place in the stream.
-type Event struct{ handle handle }
-
-// Record marks the place that the stream has reached.
-func (t *Thread) Record() (*Event, error) {
-	e := &Event{}
-	if err := t.check("cuEventCreate", t.api.EventCreate(&e.handle, 0)); err != nil {
-		return nil, err
-	}
-	return e, t.check("cuEventRecord", t.api.EventRecord(e.handle, t.stream))
-}
-
-// Between waits for both events, frees them and returns the seconds between them.
-func (t *Thread) Between(from, to *Event) (float64, error) {
-	var ms float32
-	err := t.check("cuEventSynchronize", t.api.EventSync(to.handle))
-	if err == nil {
-		err = t.check("cuEventElapsedTime", t.api.EventElapsed(&ms, from.handle, to.handle))
-	}
-	t.api.EventDestroy(from.handle)
-	t.api.EventDestroy(to.handle)
-	return float64(ms) / 1e3, err
 }
 
 // Graph is work that was recorded once and is launched as a whole.

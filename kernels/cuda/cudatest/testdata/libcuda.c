@@ -406,6 +406,11 @@ result cuEventRecord(uintptr_t e, uintptr_t s)
 	(void)e, (void)s;
 	return 0;
 }
+result cuStreamWaitEvent(uintptr_t s, uintptr_t e, unsigned flags)
+{
+	IN_CONTEXT;
+	return s && e && !flags ? 0 : INVALID_VALUE;
+}
 result cuEventSynchronize(uintptr_t e)
 {
 	IN_CONTEXT;

@@ -11,6 +11,7 @@ import (
 	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/core/train"
 	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/cuda"
 )
 
 const (
@@ -62,7 +63,7 @@ func openTraining(path string, overrides []string, resume string, getenv environ
 	if err != nil {
 		return 0, configFailure(err)
 	}
-	o := train.Options{Resume: resume, Version: version}
+	o := train.Options{Resume: resume, Version: version, CUDA: cuda.FromEnvironment(getenv)}
 	if name := getenv("NANOCHAT_KERNEL"); name != "" {
 		if o.Set, err = kernels.ByName(name); err != nil {
 			return 0, invalid(err.Error(), "unset NANOCHAT_KERNEL and the setting kernel to use the best")

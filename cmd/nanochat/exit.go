@@ -28,6 +28,7 @@ const (
 	exitFormat      = 4
 	exitNetwork     = 5
 	exitDiverged    = 6
+	exitDevice      = 7
 	exitInterrupted = 130
 )
 
@@ -139,6 +140,9 @@ func classify(err error) (code int, hint string) {
 	)
 	if errors.As(err, &with) {
 		hint = with.hint
+	}
+	if d, ok := errors.AsType[*train.DeviceError](err); ok {
+		return exitDevice, d.Hint
 	}
 	if d, ok := errors.AsType[*dl.Error](err); ok {
 		return exitFailure, d.Hint

@@ -14,6 +14,7 @@ import (
 	"github.com/architehc/nanochat/core/telemetry/sink"
 	"github.com/architehc/nanochat/core/train"
 	"github.com/architehc/nanochat/core/watch"
+	"github.com/architehc/nanochat/kernels/cuda"
 )
 
 type trainCmd struct {
@@ -21,6 +22,7 @@ type trainCmd struct {
 	Set    []string `placeholder:"KEY=VALUE" sep:"none" help:"Override a key, as in --set train.steps=2000. May be repeated."`
 	Resume string   `default:"auto" placeholder:"auto|none|PATH" help:"Go on from the newest checkpoint of the run if there is one, never, or from the checkpoint PATH (default: ${default})."`
 	Out    string   `placeholder:"DIR" help:"The directory of the run; the same as --set train.out=DIR."`
+	Device string   `enum:"cpu,cuda,auto," default:"" placeholder:"cpu|cuda|auto" help:"Where to train: cpu, cuda (NVIDIA GPUs), auto (GPUs if they can be used); the same as --set train.device=…."`
 	DryRun bool     `help:"Show what the run would be, and how long it would take, and train nothing."`
 	JSON   bool     `name:"json" help:"Print the result as JSON."`
 
@@ -35,7 +37,8 @@ type trainCmd struct {
 func (*trainCmd) Help() string {
 	return "An interrupt saves a checkpoint and ends the run; the same command goes on from there, with the same result as " +
 		"if it had never stopped. A second interrupt ends it at once. The directory of the run holds metrics.jsonl, the " +
-		"checkpoints, best.gguf and model.gguf. Exit code 6: the training diverged."
+		"checkpoints, best.gguf and model.gguf. Exit code 6: the training diverged; 7: the GPU failed in mid-run, and the same command " +
+		"goes on from the newest checkpoint."
 }
 
 // Run trains.
@@ -48,7 +51,7 @@ func (c *trainCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	o := train.Options{Resume: c.Resume, Version: version, Set: set}
+	o := train.Options{Resume: c.Resume, Version: version, Set: set, CUDA: cuda.FromEnvironment(os.Getenv)}
 	if c.DryRun {
 		p, err := train.MakePlan(a.ctx, cfg, o)
 		if err != nil {
@@ -99,6 +102,9 @@ func (c *trainCmd) config() (*config.Config, error) {
 	sets := c.Set
 	if c.Out != "" {
 		sets = append(sets, "train.out="+quoteTOML(c.Out))
+	}
+	if c.Device != "" {
+		sets = append(sets, "train.device="+c.Device)
 	}
 	if c.Threads > 0 {
 		sets = append(sets, fmt.Sprintf("train.threads=%d", c.Threads))

@@ -18,6 +18,7 @@ import (
 	"github.com/architehc/nanochat/core/optim"
 	"github.com/architehc/nanochat/core/tokenizer"
 	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/cuda"
 	"github.com/architehc/nanochat/kernels/team"
 )
 
@@ -47,6 +48,8 @@ type Options struct {
 	Peak float64
 	// Set is the kernels to use. The default is kernels.Best().
 	Set *kernels.Set
+	// CUDA is where the libraries for GPUs and their compiled kernels are.
+	CUDA cuda.Setup
 	// FS is the disk that is written and that checkpoints are read from; the default is
 	// the real one. Data and tokenizer always come from the real one.
 	FS fsx.FS

@@ -203,6 +203,7 @@ func TestFailures(t *testing.T) {
 		{&checkpoint.Error{Path: "step", What: "damaged"}, statusFormat},
 		{&cuda.Error{Call: "cuInit"}, statusUnsupported},
 		{&cuda.MemoryError{}, statusNoMemory},
+		{&train.DeviceError{Step: 3, Err: &cuda.Error{Call: "cuStreamSynchronize"}}, statusUnsupported},
 	} {
 		f := failureOf(fmt.Errorf("somewhere: %w", tt.err))
 		require.Equal(t, tt.want, f.status, "%T: %v", tt.err, tt.err)

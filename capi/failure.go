@@ -102,6 +102,7 @@ func failureOf(err error) *failure {
 		saved   *checkpoint.Error
 		trained *train.Error
 		lacking *chat.UnsupportedError
+		device  *train.DeviceError
 		gpu     *cuda.Error
 		gpuRAM  *cuda.MemoryError
 		library *dl.Error
@@ -117,6 +118,9 @@ func failureOf(err error) *failure {
 		return invalid(text, "the name is that of a field of the options")
 	case errors.As(err, &lacking):
 		return &failure{statusUnsupported, "chat: " + lacking.What, lacking.Hint}
+	case errors.As(err, &device):
+		f := failureOf(device.Err)
+		return &failure{f.status, text, device.Hint}
 	case errors.As(err, &gpuRAM):
 		return &failure{statusNoMemory, text, "close other programs that use the GPU, or use a smaller model or context"}
 	case errors.As(err, &gpu):

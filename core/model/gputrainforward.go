@@ -1,0 +1,168 @@
+package model
+
+import (
+	"github.com/architehc/nanochat/kernels/cuda"
+)
+
+// pass is the micro batch at hand: its shape, and what is queued for it so far.
+type gpuPass struct {
+	*GPUTrainer
+	queue
+	t     *cuda.Thread
+	n     int // tokens
+	docs  cuda.Docs
+	terms cuda.Ptr // of the loss
+	learn bool     // gradients are wanted
+
+	partials []cuda.PartialSum // of the layer at hand
+}
+
+func (p *gpuPass) eps() float32 { return float32(p.cfg.NormEps) }
+
+// forward is the network up to the head, which leaves its tape.
+func (p *gpuPass) forward() {
+	p.do(p.ops.Embed(p.start, p.initial, &p.embed.table, p.batch.ids, p.n, p.cfg.Streams))
+	first := &p.layers[0]
+	p.enter(first, cuda.Mix{X: first.before})
+	p.mark(partNorms)
+	last := len(p.layers) - 1
+	for i := range p.layers {
+		l := &p.layers[i]
+		p.layer(l)
+		y := or(l.downY, p.y)
+		p.project(y, &l.down, &l.ff)
+		p.mark(partProjections)
+		m := cuda.Mix{X: l.middle, Y: y, Write: l.mhcFFN.coef, CoefStride: p.coefStride()}
+		if i < last {
+			m.Left = l.left
+			p.enter(&p.layers[i+1], m)
+		} else {
+			m.Out = l.left
+			if p.cfg.Streams > 1 {
+				m.Mean = p.final
+			}
+			p.do(p.ops.Mix(m, p.n, p.cfg.Streams, p.dim))
+		}
+		p.mark(partNorms)
+	}
+	p.lastNorm()
+	p.mark(partNorms)
+}
+
+// or is p, or q if there is none.
+func or(p, q cuda.Ptr) cuda.Ptr {
+	if p != 0 {
+		return p
+	}
+	return q
+}
+
+// coefStride is the distance between the mixings of tokens.
+func (p *gpuPass) coefStride() int {
+	if p.dynamic() {
+		return cuda.CoefFloats
+	}
+	return 0
+}
+
+// enter begins layer l with the streams that m leaves: its scalars, and the input of its
+// attention.
+func (p *gpuPass) enter(l *gpuTrainLayer, m cuda.Mix) {
+	m.Out = l.entered
+	if p.cfg.ResidualScalars {
+		m.Initial, m.Scalars = p.initial, l.scalars.w
+	} else {
+		m.Left = 0 // where the layer before leaves them is where this one finds them
+	}
+	p.read(&l.mhcAttn, m, &l.in, l.attnNorm.w)
+}
+
+// read queues m and puts what a layer function reads from its result, normed, into in.
+func (p *gpuPass) read(site *gpuSite, m cuda.Mix, in *cuda.Act, weight cuda.Ptr) {
+	u := m.Out
+	if p.cfg.Streams > 1 {
+		u = p.u
+	}
+	if p.cfg.Streams > 1 && !p.dynamic() {
+		m.U, m.Read = u, site.coef
+	}
+	if p.cfg.Streams > 1 || m.Y != 0 || m.Scalars != 0 {
+		p.do(p.ops.Mix(m, p.n, p.cfg.Streams, p.dim))
+	}
+	if p.dynamic() {
+		c := &cuda.MHCCoefs{X: m.Out, Coef: site.coef, U: u, Z: site.z, Inverse: site.inverse}
+		p.do(p.mhc.Coefs(p.sites, site.number, c, p.n))
+	}
+	p.do(p.ops.RMSNormQuantize(in, 0, u, weight, p.eps(), p.n))
+}
+
+// layer computes l from what its attention reads to what its down projection does.
+func (p *gpuPass) layer(l *gpuTrainLayer) {
+	qkv, y := or(l.qkvY, p.qkvY), or(l.oY, p.y)
+	p.project(qkv, &l.qkv, &l.in)
+	p.mark(partProjections)
+	r := p.rotation(l, qkv)
+	p.do(p.train.Rotate(l.rotated, &r, p.docs))
+	p.do(p.flash.Forward(l.att, l.lse, l.rotated, p.attention()))
+	p.mark(partAttention)
+	p.put(&l.attOut, l.att, l.attnSub.w)
+	p.mark(partNorms)
+	p.project(y, &l.o, &l.attOut)
+	p.mark(partProjections)
+	p.read(&l.mhcFFN, cuda.Mix{X: l.entered, Y: y, Write: l.mhcAttn.coef, Out: l.middle, CoefStride: p.coefStride()}, &l.ffnIn, l.ffnNorm.w)
+	p.mark(partNorms)
+	p.project(l.upY, &l.up, &l.ffnIn)
+	p.mark(partProjections)
+	p.activate(l)
+	p.mark(partNorms)
+}
+
+// rotation is how results qkv of the stack of l become queries and keys.
+func (p *gpuPass) rotation(l *gpuTrainLayer, qkv cuda.Ptr) cuda.TrainRotation {
+	c, rope := p.cfg, &p.host.m.rope
+	return cuda.TrainRotation{
+		X: qkv, QNorm: l.qNorm.w, KNorm: l.kNorm.w, Cosine: p.rope[0], Sine: p.rope[1],
+		Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, Half: rope.rotary / 2, Interleaved: rope.interleaved, Eps: p.eps(),
+	}
+}
+
+// activate makes the results of up, and gate, the input of the down projection.
+func (p *gpuPass) activate(l *gpuTrainLayer) {
+	gate := l.upY + cuda.Ptr(4*p.ffn)
+	p.do(p.ops.Activate(p.hidden, gate, l.upY, p.n*p.ffn, activation(p.cfg.FFNKind)))
+	p.put(&l.ff, p.hidden, l.ffnSub.w)
+}
+
+// project computes dst = w·in.
+func (p *gpuPass) project(dst cuda.Ptr, w *gpuMatrix, in *cuda.Act) {
+	p.do(p.ops.Ternary(dst, w.rows, &w.packed, in, p.n))
+}
+
+// put makes x the input in, normed first if there is a weight.
+func (p *gpuPass) put(in *cuda.Act, x, weight cuda.Ptr) {
+	if weight == 0 {
+		p.do(p.ops.Quantize(in, x, p.n))
+	} else {
+		p.do(p.ops.RMSNormQuantize(in, 0, x, weight, p.eps(), p.n))
+	}
+}
+
+func (p *gpuPass) attention() cuda.FlashShape {
+	c := p.cfg
+	return cuda.FlashShape{Docs: p.docs, Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, Scale: attentionScale(c.HeadDim)}
+}
+
+// recomputed runs the forward of layer index again if the tape holds another layer's.
+func (p *gpuPass) recomputed(index int) {
+	if !p.recompute || index == len(p.layers)-1 {
+		return
+	}
+	l := &p.layers[index]
+	p.enter(l, cuda.Mix{X: l.before})
+	p.mark(partNorms)
+	p.layer(l)
+	if p.cfg.Streams > 1 {
+		p.project(l.downY, &l.down, &l.ff)
+		p.mark(partProjections)
+	}
+}

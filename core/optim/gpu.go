@@ -30,7 +30,7 @@ type GPU struct {
 	count Counters
 	t     *cuda.Thread
 	ops   *cuda.Optim
-	mul   func(*product) error
+	mul   func(*cuda.Product) error
 
 	all, small, parts *cuda.OptimTable
 	step              *cuda.OptimStep
@@ -201,8 +201,18 @@ func GPUMemoryOf(params []GPUParam, o Options) (Memory, error) {
 	return p.bytes, err
 }
 
+// NewGPU checks the parameters and options as New does and allocates all memory that
+// steps need. blas may be nil if no rule is Muon. The first step plans the products:
+// it must not be recorded in a graph.
+func NewGPU(t *cuda.Thread, image cuda.Image, blas *cuda.Blas, params []GPUParam, o Options) (*GPU, error) {
+	if blas == nil {
+		return newGPU(t, image, nil, params, o)
+	}
+	return newGPU(t, image, blas.MatMul, params, o)
+}
+
 // newGPU is NewGPU with a product.
-func newGPU(t *cuda.Thread, image cuda.Image, mul func(*product) error, params []GPUParam, o Options) (*GPU, error) {
+func newGPU(t *cuda.Thread, image cuda.Image, mul func(*cuda.Product) error, params []GPUParam, o Options) (*GPU, error) {
 	plan, err := newGPUPlan(params, o)
 	if err != nil {
 		return nil, err
@@ -389,13 +399,13 @@ func (p *GPU) queue(loss cuda.Ptr) error {
 // orthogonalise is Optimizer.orthogonalise for the matrices of a batch, in p.x: the
 // element-wise parts are in the products. It returns where the result is.
 func (p *GPU) orthogonalise(b batch) (cuda.Ptr, error) {
-	kind := blasF32
+	kind := cuda.BlasF32
 	if p.o.BF16 {
-		kind = blasBF16
+		kind = cuda.BlasBF16
 	}
 	x, y, tall, n := p.x, p.y, b.rows > b.cols, min(b.rows, b.cols)
 	square, whole := int64(n)*int64(n), int64(b.rows)*int64(b.cols)
-	base := product{TypeA: kind, TypeD: kind, Batch: b.last - b.first, Alpha: 1}
+	base := cuda.Product{TypeA: kind, TypeD: kind, Batch: b.last - b.first, Alpha: 1}
 
 	gram := base
 	gram.M, gram.N, gram.K = n, n, max(b.rows, b.cols)
@@ -423,7 +433,7 @@ func (p *GPU) orthogonalise(b batch) (cuda.Ptr, error) {
 		} else {
 			next.A, next.LDA, next.StrideA, next.B, next.LDB, next.StrideB = p.poly, n, square, x, b.cols, whole
 		}
-		for _, m := range []*product{&gram, &poly, &next} {
+		for _, m := range []*cuda.Product{&gram, &poly, &next} {
 			if err := p.mul(m); err != nil {
 				return 0, err
 			}

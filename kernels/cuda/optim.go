@@ -238,8 +238,7 @@ func (o *Optim) Prepare(s *OptimStep, n *OptimNumbers) error {
 
 // Results queues their download.
 func (o *Optim) Results(s *OptimStep) error {
-	bytes := uint64(len(s.results))
-	return o.t.check("cuMemcpyDtoHAsync", o.t.api.CopyToHost(unsafe.Pointer(&s.results[0]), s.result, bytes, o.t.stream))
+	return DownloadAsync(o.t, s.results, s.result)
 }
 
 // Read is what the last step decided, and the norm of each gradient, once the device is done; the

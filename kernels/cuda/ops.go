@@ -12,6 +12,8 @@ import (
 type Ops struct {
 	t                    *Thread
 	quantize, gemv, gemm *Kernel
+	hopper               *hopper // nil: not on this device
+	notices              []string
 
 	embed, mix, gather, rotate, attention, activate, headFloat, headQ8 *Kernel
 }
@@ -36,9 +38,16 @@ func (t *Thread) Ops(image Image) (*Ops, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := o.loadHopper(image); err != nil {
+		return nil, err
+	}
 	t.ops = o
 	return o, nil
 }
+
+// Notices says which kernels for this kind of device are not used, and why. The results are the same
+// without them.
+func (o *Ops) Notices() []string { return o.notices }
 
 // loadKernels fills in kernels, by name, from the module of a source. Those named in shared may
 // ask for as much dynamic shared memory as a block can have.
@@ -162,18 +171,34 @@ func (o *Ops) Ternary(dst Ptr, ldd int, w *Ternary, x *Act, tokens int) error {
 		return fmt.Errorf("cuda: a matrix [%d][%d] in groups of %d, %d of %d vectors of %d in groups of %d, %d between results",
 			w.Rows, w.Cols, w.Group, tokens, x.Tokens, x.Cols, x.Group, ldd)
 	}
-	tile := kernels.TileSide
-	a := productArgs{
+	if k := o.hopper.kernel(w, x, tokens); k != nil {
+		return o.hopperProduct(k, dst, ldd, w, x, tokens, 0)
+	}
+	if tokens >= gemmTokens && (w.Group%32 == 0 || w.Group >= w.Cols) {
+		return o.gemmProduct(dst, ldd, w, x, tokens)
+	}
+	return o.gemvProduct(dst, ldd, w, x, tokens)
+}
+
+func product(dst Ptr, ldd int, w *Ternary, x *Act, tokens int) productArgs {
+	side := kernels.TileSide
+	return productArgs{
 		dst: dst, tiles: w.Tiles, scales: w.Scales, q: x.Q, sums: x.Sums, scale: x.Scale, gain: w.Gain,
-		rows: int32(w.Rows), group: int32(w.Group), groups: int32(x.Groups()), colTiles: int32((w.Cols + tile - 1) / tile),
+		rows: int32(w.Rows), group: int32(w.Group), groups: int32(x.Groups()), colTiles: int32((w.Cols + side - 1) / side),
 		stride: int32(x.Stride), ldd: int32(ldd), nTokens: int32(tokens),
 	}
-	blocks := (w.Rows + tile - 1) / tile
-	if tokens >= gemmTokens && (w.Group%32 == 0 || w.Group >= w.Cols) {
-		grid := [3]uint32{uint32((blocks + 3) / 4), uint32((tokens + 63) / 64), 1}
-		return Launch(o.t, o.gemm, Shape{Grid: grid, Block: [3]uint32{128, 1, 1}}, &a)
-	}
-	shared := x.Stride + 4*tile*x.Groups()
+}
+
+func (o *Ops) gemmProduct(dst Ptr, ldd int, w *Ternary, x *Act, tokens int) error {
+	a := product(dst, ldd, w, x, tokens)
+	grid := [3]uint32{uint32((w.Rows + 63) / 64), uint32((tokens + 63) / 64), 1}
+	return Launch(o.t, o.gemm, Shape{Grid: grid, Block: [3]uint32{128, 1, 1}}, &a)
+}
+
+func (o *Ops) gemvProduct(dst Ptr, ldd int, w *Ternary, x *Act, tokens int) error {
+	a := product(dst, ldd, w, x, tokens)
+	blocks := (w.Rows + kernels.TileSide - 1) / kernels.TileSide
+	shared := x.Stride + 4*kernels.TileSide*x.Groups()
 	if shared > o.t.device.dynamicShared() {
 		return fmt.Errorf("cuda: %d columns in groups of %d need %d bytes of shared memory", w.Cols, w.Group, shared)
 	}

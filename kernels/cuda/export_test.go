@@ -1,0 +1,14 @@
+package cuda
+
+// ForceHopper makes products of at least 64 tokens use the kernels of hopper, and says whether
+// they are there.
+func (o *Ops) ForceHopper() bool {
+	if o.hopper == nil {
+		return false
+	}
+	o.hopper.least = 1
+	return true
+}
+
+// SlowKernels takes the kernels of hopper away.
+func (o *Ops) SlowKernels() { o.hopper = nil }

@@ -1,0 +1,97 @@
+//go:build cgo
+
+package cuda_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/cuda"
+	"github.com/architehc/nanochat/kernels/cuda/cudatest"
+)
+
+// gemm compares products with the reference, bit by bit.
+func gemm(t *testing.T, th *cuda.Thread, o *cuda.Ops, r *rand.Rand, tokens, rows, cols, group, extra int) {
+	t.Helper()
+	set, err := kernels.ByName("go")
+	require.NoError(t, err)
+	w := random(r, rows, cols, group)
+	x := kernels.NewAct(tokens, cols, group)
+	for i := range tokens {
+		x.Set(set, i, vector(r, cols))
+	}
+	ldd := rows + extra
+	want := make([]float32, tokens*ldd)
+	for i := range want {
+		want[i] = -7
+	}
+	dst := put(t, th, want)
+	set.TernaryGEMM(want, ldd, w, x, 0, rows, make([]byte, kernels.GEMMScratch(tokens, cols)))
+	dw, err := th.UploadTernary(w)
+	require.NoError(t, err)
+	a := cuda.Act{Tokens: tokens, Cols: cols, Stride: x.Stride, Group: group, Q: put(t, th, x.Q), Scale: put(t, th, x.Scale), Sums: put(t, th, x.Sums)}
+	require.NoError(t, o.Ternary(dst, ldd, &dw, &a, tokens))
+	require.Equal(t, bits(want), bits(get[float32](t, th, dst, len(want))), "%d tokens, %d x %d in groups of %d", tokens, rows, cols, group)
+}
+
+func TestHopperGivesTheBitsOfTheReference(t *testing.T) {
+	r := rand.New(rand.NewPCG(11, 12))
+	compute(t, func(th *cuda.Thread, o *cuda.Ops) {
+		require.Empty(t, o.Notices())
+		if !o.ForceHopper() {
+			t.Skip("the device is not of compute capability 9.0")
+		}
+		for _, c := range []struct{ tokens, rows, cols, group, extra int }{
+			{130, 144, 1424, 128, 3}, // pieces of both kinds, more stages than slots, tails everywhere
+			{64, 272, 640, 128, 4}, {129, 40, 256, 64, 0}, {70, 20, 208, 64, 1}, {64, 30, 80, 80, 0}, {66, 129, 1040, 512, 2}, {65, 16, 400, 400, 0},
+		} {
+			gemm(t, th, o, r, c.tokens, c.rows, c.cols, c.group, c.extra)
+		}
+	})
+}
+
+// A descriptor has its fields where PTX says (matrix descriptor of wgmma).
+func TestHopperDescriptor(t *testing.T) {
+	libraries(t)
+	source, so := filepath.Join(t.TempDir(), "descriptor.cu"), filepath.Join(t.TempDir(), "descriptor.so")
+	require.NoError(t, os.WriteFile(source, []byte(`
+#include "hopper.cuh"
+struct Args { uint64_t *dst; uint32_t address; };
+NC_KERNEL(describe, Args) { *a.dst = nc_descriptor(a.address); }
+`), 0o600))
+	require.NoError(t, cudatest.BuildKernel(so, source))
+	v := device(t)
+	require.NoError(t, v.Do(func(th *cuda.Thread) error {
+		m, err := th.Load(append([]byte(so), 0))
+		require.NoError(t, err)
+		k, err := th.Kernel(m, "describe", 0)
+		require.NoError(t, err)
+		for _, address := range []uint32{0, 1024, 0x2c420, 0x3fc00} {
+			dst := put(t, th, make([]uint64, 1))
+			require.NoError(t, cuda.Launch(th, k, cuda.Shape{Grid: [3]uint32{1, 1, 1}, Block: [3]uint32{1, 1, 1}}, &struct {
+				dst     cuda.Ptr
+				address uint32
+				_       uint32
+			}{dst: dst, address: address}))
+			d := get[uint64](t, th, dst, 1)[0]
+			field := func(first, bits int) uint64 { return d >> first & (1<<bits - 1) }
+			require.Equal(t, uint64(address/16), field(0, 14), fmt.Sprintf("address %#x", address))
+			require.Equal(t, uint64(0), field(14, 2))
+			require.Equal(t, uint64(1), field(16, 14), "the leading offset, in 16 bytes; ignored")
+			require.Equal(t, uint64(0), field(30, 2))
+			require.Equal(t, uint64(64), field(32, 14), "1024 bytes from eight columns to the next, in 16 bytes")
+			require.Equal(t, uint64(0), field(46, 3))
+			require.Equal(t, uint64(0), field(49, 3), "the base offset of aligned matrices")
+			require.Equal(t, uint64(0), field(52, 10))
+			require.Equal(t, uint64(1), field(62, 2), "128 bytes are exchanged")
+			require.NoError(t, th.Free(dst))
+		}
+		return nil
+	}))
+}

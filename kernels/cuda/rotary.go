@@ -69,7 +69,7 @@ type RotateBack struct {
 	DQ, DK, DV    Ptr    // f32 [n][Heads·HeadDim], [n][KVHeads·HeadDim] twice
 	DYB           Ptr    // bf16 [n][(Heads+2·KVHeads)·HeadDim]: the gradient of X, times the gain of Input
 	Input         Factor // of the stacked projections
-	Partial       Ptr    // f32 [PartialRows][2·HeadDim], with norms
+	Partial       Ptr    // of PartialBytes, with norms
 }
 
 type rotateBackArgs struct {

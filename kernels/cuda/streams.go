@@ -66,7 +66,7 @@ type Enter struct {
 	D  Ptr // f32 [n][Dim]: the gradient of the normed input, times the gain of Act
 	DX Ptr // f32 [n][Streams][Dim]: added to
 	X  Ptr // f32 [n][Streams][Dim]: the streams that were read
-	// Weight [Dim] is the norm's. Partial is f32 [PartialRows][Dim+4].
+	// Weight [Dim] is the norm's. Partial has PartialBytes.
 	Weight, Partial Ptr
 	Act             *Act // of the normed input; nil: it is not int8
 	// Coef and CoefStride are as in Leave. CoefGrad f32 [n][24]: Pre is set.
@@ -115,7 +115,7 @@ func (x *Train) Enter(e *Enter, n int) (weight, scalars PartialSum, err error) {
 type LastNormBack struct {
 	D Ptr // f32 [n][Dim]: the gradient of the head's input, times the gain of Act
 	X Ptr // f32 [n][Streams][Dim]: the streams that the last layer leaves
-	// Weight [Dim] is the norm's. Partial is f32 [PartialRows][Dim].
+	// Weight [Dim] is the norm's. Partial has PartialBytes.
 	Weight, Partial Ptr
 	Act             *Act // the head's int8 input; nil: it has none
 	DX              Ptr  // f32 [n][Streams][Dim]: written

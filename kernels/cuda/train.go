@@ -108,21 +108,26 @@ func planFor(width, maxThreads, maxElements int) (plan, error) {
 // residentThreads is about the number of threads that the kernels' registers let a multiprocessor have.
 const residentThreads = 1536
 
-// blocks is the number of blocks that go over n tokens: those that the device runs at the same time.
+// blocks is the number of blocks that go over n tokens: about those that the device runs at the same time.
 func (x *Train) blocks(n, threads int) int {
-	return max(1, min(n, x.t.device.Multiprocessors*(residentThreads/threads)))
+	return max(1, min(n, x.t.device.Multiprocessors*min(16, residentThreads/threads)))
 }
 
 func (x *Train) shape(n, threads int) Shape {
 	return Shape{Grid: [3]uint32{uint32(x.blocks(n, threads)), 1, 1}, Block: [3]uint32{uint32(threads), 1, 1}}
 }
 
-// PartialRows is the most rows of partial sums that a launch for n tokens leaves.
-func (x *Train) PartialRows(n int) int { return x.blocks(n, 32) }
-
-// PartialBytes is room for the partial sums of any launch for n tokens and vectors of up to width elements.
-func (x *Train) PartialBytes(n, width int) uint64 {
-	return uint64(x.PartialRows(n)) * uint64(width+4) * 4
+// PartialBytes is room for the partial sums of any one launch for n tokens and vectors of the given widths:
+// 2·HeadDim for RotateBack.
+func (x *Train) PartialBytes(n int, widths ...int) uint64 {
+	bytes := 0
+	for _, w := range widths {
+		// Wider vectors than the plan takes are errors of the launches.
+		if p, err := planFor(max(16, w), 512, 8); err == nil {
+			bytes = max(bytes, x.blocks(n, p.threads)*(w+4)*4)
+		}
+	}
+	return uint64(bytes)
 }
 
 func checkTokens(n int) error {
@@ -136,8 +141,7 @@ func checkTokens(n int) error {
 type ActivateBack struct {
 	D    Ptr // f32 [n][FFN]: the gradient of the down projection's input, times its gain
 	Rows Ptr // f32 [n][FFN or 2·FFN]: what the up projection gave, then the gate
-	// Weight [FFN] is the norm in front of the down projection, 0 for none; with it Partial is
-	// f32 [PartialRows][FFN].
+	// Weight [FFN] is the norm in front of the down projection, 0 for none; with it Partial has PartialBytes.
 	Weight, Partial Ptr
 	Act             *Act // of the down projection; nil: it has no int8 input
 	DYB             Ptr  // bf16 [n][FFN or 2·FFN]: dy of up, then of the gate, times the gain of Input
@@ -182,8 +186,8 @@ func (x *Train) ActivateBack(a *ActivateBack, n int) (PartialSum, error) {
 // and of its norm.
 type SubNormBack struct {
 	D Ptr // f32 [n][Width]: the gradient of the product's input, times the gain
-	// Weight [Width] is the norm's, 0 for none; with it X f32 [n][Width] is what was normed, and Partial is
-	// f32 [PartialRows][Width].
+	// Weight [Width] is the norm's, 0 for none; with it X f32 [n][Width] is what was normed, and Partial has
+	// PartialBytes.
 	Weight, X, Partial Ptr
 	Act                *Act   // of the product; nil: its input is not int8
 	Dst                Ptr    // bf16 [n][Width]: the gradient of X

@@ -182,21 +182,24 @@ func (v *Device) Do(f func(*Thread) error) error {
 	}
 	done := make(chan error, 1)
 	select {
-	case v.work <- func(t *Thread) { done <- guard(t, f) }:
+	case v.work <- func(t *Thread) { guard(t, f, done) }:
 		return <-done
-	case <-v.stop:
+	case <-v.ended:
 		return ErrClosed
 	}
 }
 
-// guard is f(t) with a panic made an error.
-func guard(t *Thread, f func(*Thread) error) (err error) {
+// guard sends the error of f(t), with a panic made an error. An f that ends its goroutine, as
+// tests do that fail, closes the device.
+func guard(t *Thread, f func(*Thread) error, done chan<- error) {
+	err := errors.New("cuda: the thread of the device was ended")
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("cuda: internal error: %v\n%s", r, debug.Stack())
 		}
+		done <- err
 	}()
-	return f(t)
+	err = f(t)
 }
 
 // Close waits for what runs, frees what was allocated on the device and lets go of the

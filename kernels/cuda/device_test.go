@@ -4,6 +4,7 @@ package cuda_test
 
 import (
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -211,4 +212,10 @@ func TestSharedMemoryAndGraphsOfKernelsThatAreNotThere(t *testing.T) {
 		require.ErrorContains(t, err, "cuFuncSetAttribute")
 		return nil
 	}))
+}
+
+func TestFunctionThatEndsItsGoroutineClosesTheDevice(t *testing.T) {
+	v := device(t)
+	require.ErrorContains(t, v.Do(func(*cuda.Thread) error { runtime.Goexit(); return nil }), "was ended")
+	require.ErrorIs(t, v.Do(func(*cuda.Thread) error { return nil }), cuda.ErrClosed)
 }

@@ -83,12 +83,14 @@ NC_KERNEL(divergent, Args) {
 		require.ErrorContains(t, run(t, "divergent", func(th *cuda.Thread, k *cuda.Kernel) error {
 			dst, err := th.Alloc(256)
 			require.NoError(t, err)
-			return cuda.Launch(th, k, shape, &args{dst})
+			require.NoError(t, cuda.Launch(th, k, shape, &args{dst}))
+			return th.Wait()
 		}), "barrier")
 	})
 	t.Run("another layout", func(t *testing.T) {
 		require.ErrorContains(t, run(t, "divergent", func(th *cuda.Thread, k *cuda.Kernel) error {
-			return cuda.Launch(th, k, shape, &struct{ a, b cuda.Ptr }{})
+			require.NoError(t, cuda.Launch(th, k, shape, &struct{ a, b cuda.Ptr }{}))
+			return th.Wait()
 		}), "another size")
 	})
 }

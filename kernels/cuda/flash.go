@@ -73,9 +73,12 @@ func (s *FlashShape) args() (kind int, a flashArgs, err error) {
 	if s.Heads < 1 || s.KVHeads < 1 || s.Heads%s.KVHeads != 0 || s.Rows < 1 || s.SeqLen < 1 || !(s.Scale > 0) || math.IsInf(float64(s.Scale), 0) {
 		return 0, a, fmt.Errorf("cuda: attention of %d heads over %d KV heads, %d rows of %d tokens, scores times %v", s.Heads, s.KVHeads, s.Rows, s.SeqLen, s.Scale)
 	}
-	const most = 65535 // blocks in the second and third direction of a grid
-	if s.Heads > most || s.Rows > most || s.SeqLen > math.MaxInt32-1<<10 {
-		return 0, a, fmt.Errorf("cuda: attention of %d heads over %d rows of %d tokens: at most %d heads and rows", s.Heads, s.Rows, s.SeqLen, most)
+	// Blocks in the second and third direction of a grid, and what the kernels count in 32 bits:
+	// elements of a row, and heads of tokens.
+	const most, counted = 65535, math.MaxInt32
+	row, tokens := float64(s.SeqLen+256)*float64(s.Heads+2*s.KVHeads)*float64(s.HeadDim), float64(s.Rows)*float64(s.SeqLen)
+	if s.Heads > most || s.Rows > most || row > counted || float64(s.Heads)*(tokens+256) > counted {
+		return 0, a, fmt.Errorf("cuda: attention of %d heads of %d over %d rows of %d tokens is too large for one launch", s.Heads, s.HeadDim, s.Rows, s.SeqLen)
 	}
 	if s.Starts == 0 {
 		return 0, a, fmt.Errorf("cuda: attention without the starts of its documents")

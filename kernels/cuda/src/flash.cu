@@ -93,9 +93,13 @@ template <int D, int BK> struct Forward {
 		const int last = block + Queries < a.seq ? block + Queries - 1 : a.seq - 1;
 		int first = start(begin, block, a.seq) / BK * BK;
 		const nc_place queries = nc_place_of(memory), stage = queries + Queries * Stride;
-		fetch<D, Queries>(queries, qkv + block * ld + head * a.dim, ld, a.seq - block, a.dim);
-		fetch<D, BK>(stage, k + first * ld, ld, a.seq - first, a.dim);
-		fetch<D, BK>(stage + Tile, v + first * ld, ld, a.seq - first, a.dim);
+		Copy<D> copy;
+		copy.begin(tid, a.dim);
+		const int jump = copy.Step * (int)ld;
+		int here = (first + copy.row) * (int)ld + copy.column; // of k and v
+		copy.template tile<Queries>(queries, qkv + head * a.dim, (block + copy.row) * (int)ld + copy.column, jump, a.seq - block);
+		copy.template tile<BK>(stage, k, here, jump, a.seq - first);
+		copy.template tile<BK>(stage + Tile, v, here, jump, a.seq - first);
 		nc_commit();
 
 		const int mine = block + 16 * M * warp, mine_last = mine + 16 * M - 1;
@@ -115,8 +119,9 @@ template <int D, int BK> struct Forward {
 			const int next = first + BK;
 			if (next <= last) {
 				const nc_place to = stage + (1 - step % 2) * 2 * Tile;
-				fetch<D, BK>(to, k + next * ld, ld, a.seq - next, a.dim);
-				fetch<D, BK>(to + Tile, v + next * ld, ld, a.seq - next, a.dim);
+				here += BK * (int)ld;
+				copy.template tile<BK>(to, k, here, jump, a.seq - next);
+				copy.template tile<BK>(to + Tile, v, here, jump, a.seq - next);
 				nc_commit();
 			}
 			if (Kept && step == 0)

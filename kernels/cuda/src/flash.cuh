@@ -40,20 +40,28 @@ template <int Stride> NC_DEVICE int columns(int lane)
 	return (lane / 16 * 8 + lane % 8) * Stride + lane / 8 % 2 * 16;
 }
 
-// fetch begins to copy a tile [Rows][D] from rows of dim elements, ld elements apart, of which
-// `rows` are there.
-template <int D, int Rows>
-NC_DEVICE void fetch(nc_place tile, const uint16_t *src, int64_t ld, int rows, int dim)
-{
-	constexpr int chunks = D / 8;
-	static_assert(Rows * chunks % Threads == 0, "every thread copies the same number of chunks");
-	NC_UNROLL for (int j = 0; j < Rows * chunks / Threads; j++) {
-		const int i = j * Threads + (int)threadIdx.x, row = i / chunks, chunk = i % chunks;
-		const bool inside = row < rows && 8 * chunk < dim;
-		nc_copy16(tile + row * (2 * D + 16) + 16 * chunk,
-		          inside ? src + row * ld + 8 * chunk : src, inside);
+// Copy is how a thread takes its part in copying tiles of rows of D elements, of which dim are
+// there: 16 bytes of every Step-th row.
+template <int D> struct Copy {
+	enum { Chunks = D / 8, Step = Threads / Chunks, Stride = 2 * D + 16 };
+	int row, column, place; // its first row, its column there, and where that is in a tile
+	bool inside;
+	NC_METHOD void begin(int tid, int dim)
+	{
+		row = tid / Chunks, column = tid % Chunks * 8;
+		place = row * Stride + 2 * column;
+		inside = column < dim;
 	}
-}
+	// tile begins to copy the next Rows rows, of which `rows` are there; the others become
+	// zeros. This thread's first element is src[at], that of Step rows further src[at + jump].
+	template <int Rows>
+	NC_METHOD void tile(nc_place dst, const uint16_t *src, int at, int jump, int rows) const
+	{
+		NC_UNROLL for (int j = 0; j < Rows / Step; j++)
+			nc_copy16(dst + place + j * Step * Stride, src + (at + j * jump),
+			          inside && row + j * Step < rows);
+	}
+};
 
 // left loads a left factor [16][D] whose row 0 is at src; rows beyond the last one are the last
 // one, columns beyond dim are 0.

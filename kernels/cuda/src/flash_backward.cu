@@ -44,11 +44,11 @@ template <int D, int BQ, int M> struct Keys {
 		const nc_place q_columns = q + columns<Stride>(lane), q_pairs = q + pairs<Stride>(lane),
 					   d_columns = dout + columns<Stride>(lane),
 					   d_pairs = dout + pairs<Stride>(lane);
-		NC_UNROLL_BY(Edge ? 1 : 2) for (int c = 0; c < BQ / 16; c++)
+		// Queries in front of the keys see none of them.
+		NC_UNROLL_BY(1) for (int c = Edge && key > at ? (key - at) / 16 : 0; c < BQ / 16; c++)
 		{
 			float s[M][2][4], dp[M][2][4];
-			zero(s);
-			zero(dp);
+			zero(s), zero(dp);
 			NC_UNROLL for (int x = 0; x < D / 16; x++) {
 				uint32_t b[4], d[4];
 				nc_ldmatrix(b, q_columns + 16 * c * Stride + 32 * x);
@@ -97,23 +97,45 @@ template <int D, int BQ, int M> struct Keys {
 		}
 	}
 
-	// stage begins to copy the tile of queries at place q of a head.
-	static NC_METHOD void stage(nc_place to, const FlashArgs &a, int64_t row, int head, int q)
-	{
-		const int64_t ld = (int64_t)(a.heads + 2 * a.kv_heads) * a.dim,
-					  wide = (int64_t)a.heads * a.dim;
-		fetch<D, BQ>(to, a.qkv + (row + q) * ld + head * a.dim, ld, a.seq - q, a.dim);
-		fetch<D, BQ>(to + Tile, a.dout + (row + q) * wide + head * a.dim, wide, a.seq - q, a.dim);
-		const int i = (int)threadIdx.x;
-		if (i < BQ) { // zeros beyond the row's end: p = 1 then meets a dout of 0
-			const bool inside = q + i < a.seq;
-			const int64_t token = row + (inside ? q + i : q), of = head * a.tokens + token;
-			nc_copy4(to + 2 * Tile + 4 * i, a.lse + of, inside);
-			nc_copy4(to + 2 * Tile + 4 * (BQ + i), a.delta + of, inside);
-			nc_copy4(to + 2 * Tile + 4 * (2 * BQ + i), a.starts + token, inside);
+	// Where a thread finds its part of the next tile of queries: places relative to the row's.
+	struct Source {
+		Copy<D> copy;
+		const uint16_t *qkv, *grads; // a.qkv and a.dout of the row
+		const float *lse, *delta;
+		const int32_t *starts;
+		int ld, wide, q, dout, of, first;
+
+		NC_METHOD void begin(const FlashArgs &a, int64_t row, int head, int place, int tid)
+		{
+			copy.begin(tid, a.dim);
+			ld = (a.heads + 2 * a.kv_heads) * a.dim, wide = a.heads * a.dim;
+			qkv = a.qkv + row * ld, grads = a.dout + row * wide;
+			lse = a.lse + row, delta = a.delta + row, starts = a.starts + row;
+			q = (place + copy.row) * ld + head * a.dim + copy.column;
+			dout = (place + copy.row) * wide + head * a.dim + copy.column;
+			of = head * (int)a.tokens + place + tid, first = place + tid;
 		}
-		nc_commit();
-	}
+		// move goes that many tiles and heads on.
+		NC_METHOD void move(const FlashArgs &a, int tiles, int heads)
+		{
+			q += tiles * BQ * ld + heads * a.dim;
+			dout += tiles * BQ * wide + heads * a.dim;
+			of += heads * (int)a.tokens + tiles * BQ, first += tiles * BQ;
+		}
+		// load begins to copy the tile, of which `rows` are in the row.
+		NC_METHOD void load(nc_place to, int rows, int tid) const
+		{
+			copy.template tile<BQ>(to, qkv, q, copy.Step * ld, rows);
+			copy.template tile<BQ>(to + Tile, grads, dout, copy.Step * wide, rows);
+			if (tid < BQ) { // zeros beyond the row's end: p = 1 then meets a dout of 0
+				const nc_place at = to + 2 * Tile + 4 * tid;
+				nc_copy4(at, lse + of, tid < rows);
+				nc_copy4(at + 4 * BQ, delta + of, tid < rows);
+				nc_copy4(at + 8 * BQ, starts + first, tid < rows);
+			}
+			nc_commit();
+		}
+	};
 
 	// Shared memory: twice queries, dout [BQ], and lse, delta, starts [BQ].
 	NC_METHOD void run(const FlashArgs &a)
@@ -131,13 +153,14 @@ template <int D, int BQ, int M> struct Keys {
 		// not descend.
 		int tiles = 0;
 		for (int i = lane; block + i * BQ < a.seq; i += 32)
-			tiles += a.starts[row + block + i * BQ] <= block_last;
+			tiles += i == 0 || a.starts[row + block + i * BQ] <= block_last;
 		for (int m = 16; m > 0; m /= 2)
 			tiles += nc_shuffle_xor(tiles, m);
 		const int steps = tiles * group, first_head = kv_head * group;
 		const nc_place stages = nc_place_of(memory);
-		if (steps > 0)
-			stage(stages, a, row, first_head, block);
+		Source source;
+		source.begin(a, row, first_head, block, tid);
+		source.load(stages, a.seq - block, tid);
 
 		const int mine = block + 16 * M * warp, mine_last = mine + 16 * M - 1;
 		const bool any = mine < a.seq;
@@ -150,17 +173,19 @@ template <int D, int BQ, int M> struct Keys {
 				NC_UNROLL for (int i = 0; i < 4; i++)
 					v[m][x][i] = nc_half_to_bf16(v[m][x][i]);
 		}
-		zero(dk);
-		zero(dv);
-		int tile = 0, head = first_head;
+		zero(dk), zero(dv);
+		int tile = 0;
 		for (int step = 0; step < steps; step++) {
 			nc_await<0>();
 			__syncthreads(); // these queries are there; those before them are done with
 			const int at = block + tile * BQ;
-			if (++tile == tiles)
-				tile = 0, head++;
-			if (step + 1 < steps)
-				stage(stages + (step + 1) % 2 * Stage, a, row, head, block + tile * BQ);
+			if (step + 1 < steps) {
+				if (++tile < tiles)
+					source.move(a, 1, 0);
+				else
+					source.move(a, 1 - tiles, 1), tile = 0;
+				source.load(stages + (step + 1) % 2 * Stage, a.seq - block - tile * BQ, tid);
+			}
 			const nc_place q = stages + step % 2 * Stage;
 			const float *rows = (const float *)(memory + step % 2 * Stage + 2 * Tile);
 			const int *starts = (const int *)rows + 2 * BQ;
@@ -215,15 +240,16 @@ template <int D, int BK, int M> struct Queries {
 	int places[M][2], starts[M][2];
 
 	template <bool Edge>
-	NC_METHOD void keys(nc_place k, nc_place v, int first, int lane, float exponent)
+	NC_METHOD void keys(nc_place k, nc_place v, int first, int last, int lane, float exponent)
 	{
 		const int t = lane % 4;
 		const nc_place k_columns = k + columns<Stride>(lane), k_pairs = k + pairs<Stride>(lane),
 					   v_columns = v + columns<Stride>(lane);
-		NC_UNROLL_BY(Edge ? 1 : 2) for (int c = 0; c < BK / 16; c++) {
+		// Keys behind the warp's last query are seen by none of its queries.
+		const int end = Edge && first + BK > last ? (last - first) / 16 + 1 : BK / 16;
+		NC_UNROLL_BY(1) for (int c = 0; c < end; c++) {
 			float s[M][2][4], dp[M][2][4];
-zero(s);
-zero(dp);
+zero(s), zero(dp);
 			NC_UNROLL for (int x = 0; x < D / 16; x++) {
 				uint32_t b[4], d[4];
 				nc_ldmatrix(b, k_columns + 16 * c * Stride + 32 * x);
@@ -304,8 +330,12 @@ zero(dp);
 		const int last = block + Own < a.seq ? block + Own - 1 : a.seq - 1;
 		int first = start(begin, block, a.seq) / BK * BK;
 		const nc_place stage = nc_place_of(memory);
-		fetch<D, BK>(stage, k + first * ld, ld, a.seq - first, a.dim);
-		fetch<D, BK>(stage + Tile, v + first * ld, ld, a.seq - first, a.dim);
+		Copy<D> copy;
+		copy.begin(tid, a.dim);
+		const int jump = copy.Step * (int)ld;
+		int here = (first + copy.row) * (int)ld + copy.column; // of k and v
+		copy.template tile<BK>(stage, k, here, jump, a.seq - first);
+		copy.template tile<BK>(stage + Tile, v, here, jump, a.seq - first);
 		nc_commit();
 
 		const int mine = block + 16 * M * warp, mine_last = mine + 16 * M - 1;
@@ -332,16 +362,17 @@ zero(dp);
 			const int next = first + BK;
 			if (next <= last) {
 				const nc_place to = stage + (1 - step % 2) * 2 * Tile;
-				fetch<D, BK>(to, k + next * ld, ld, a.seq - next, a.dim);
-				fetch<D, BK>(to + Tile, v + next * ld, ld, a.seq - next, a.dim);
+				here += BK * (int)ld;
+				copy.template tile<BK>(to, k, here, jump, a.seq - next);
+				copy.template tile<BK>(to + Tile, v, here, jump, a.seq - next);
 				nc_commit();
 			}
 			if (mine >= a.seq || first > mine_last || next <= earliest)
 				continue;
 			if (next - 1 <= mine && first >= latest)
-				keys<false>(at, at + Tile, first, lane, a.exponent);
+				keys<false>(at, at + Tile, first, mine_last, lane, a.exponent);
 			else
-				keys<true>(at, at + Tile, first, lane, a.exponent);
+				keys<true>(at, at + Tile, first, mine_last, lane, a.exponent);
 		}
 		NC_UNROLL for (int m = 0; m < M; m++)
 			NC_UNROLL for (int r = 0; r < 2; r++) {

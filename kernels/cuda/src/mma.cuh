@@ -21,7 +21,7 @@
 	extern "C" __global__ void __launch_bounds__(threads, blocks) name(const Args a)
 // NC_UNROLL in front of a loop unrolls it, so that it may index registers; NC_UNROLL_BY n times.
 #define NC_UNROLL _Pragma("unroll")
-#define NC_UNROLL_BY(n) _Pragma(NC_TEXT(unroll(n)))
+#define NC_UNROLL_BY(n) _Pragma(NC_TEXT(unroll n))
 #define NC_TEXT(x) #x
 // NC_METHOD is NC_DEVICE of a member function.
 #define NC_METHOD __device__ __forceinline__
@@ -72,8 +72,8 @@ NC_DEVICE void nc_mma_bf16(float d[4], const uint32_t a[4], uint32_t b0, uint32_
 }
 
 // nc_copy16 begins to copy 16 bytes from global to shared memory, both aligned to that;
-// zeros if not inside, and src, a valid address still, is not read. nc_copy4 is the same
-// of 4 bytes. They are done after an nc_await.
+// zeros if not inside: src is not read then. nc_copy4 is the same of 4 bytes. They are done
+// after an nc_await.
 NC_DEVICE void nc_copy16(nc_place dst, const void *src, bool inside)
 {
 	asm volatile("{ .reg .u64 at; cvta.to.global.u64 at, %1; cp.async.cg.shared.global [%0], [at], "

@@ -159,8 +159,33 @@ func planPairs(p *train.Plan) []pair {
 	for _, part := range p.Memory {
 		out = append(out, pair{"", ""}, pair{"  " + part.Name, bytesText(part.Bytes)})
 	}
-	if !p.Fits() {
+	if p.DeviceMemory != nil {
+		device := p.Device
+		if p.Devices > 1 {
+			device += fmt.Sprintf(", %d of them", p.Devices)
+		}
+		memory := bytesText(p.DeviceMemory.Total())
+		if p.DeviceTotal > 0 {
+			memory += " of " + bytesText(p.DeviceTotal)
+		}
+		if p.DevicePeak > 0 {
+			memory += ", at most " + bytesText(p.DevicePeak) + " in use"
+		}
+		out = append(out, pair{"device", device}, pair{"gpu memory", memory})
+		for _, part := range p.DeviceMemory {
+			out = append(out, pair{"  " + part.Name, bytesText(part.Bytes)})
+		}
+	}
+	if p.Note != "" {
+		out = append(out, pair{"note", oneLine(p.Note)})
+	}
+	switch {
+	case p.MachineMemory > 0 && p.Memory.Total() > p.MachineMemory:
 		return append(out, pair{"machine", bytesText(p.MachineMemory) + " of memory: the run does not fit, and no step was measured"})
+	case !p.Fits():
+		return append(out, pair{"", ""}, pair{"gpu", "the run does not fit, and no step was measured"})
+	case p.StepSeconds == 0:
+		return append(out, pair{"step", "not measured"})
 	}
 	out = append(out, pair{"step", fmt.Sprintf("%.0f ms, %.0f tokens/s", p.StepSeconds*1e3, p.TokensPerSecond)})
 	if p.MFU > 0 {

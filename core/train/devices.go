@@ -37,7 +37,10 @@ type deviceTrainer interface {
 	Counters() optim.Counters
 	Tensors() ([]optim.Tensor, error)
 	Restore(c optim.Counters, tensors []optim.Tensor) error
+	// DeviceParts is what it takes on the device, and InUse the most that was in use there at
+	// a time.
 	DeviceParts() Parts
+	InUse() int64
 	Close() error
 }
 
@@ -47,15 +50,14 @@ type devices struct {
 	r      *run
 	kernel string
 	all    []deviceTrainer
-	peak   func() float64
-	free   func() // what was opened for them
+	abort  func()  // ends what devices wait for of each other, with errors; nil for one device
+	rate   float64 // the arithmetic that all of them can do, operations a second; 0: unknown
 
 	staged *batch // what the devices took in ahead
 	pulled bool   // the host's weights are those of the devices
 	fresh  bool   // and the model is made of them
 	cosine float64
 	known  bool // cosine is that of the last step
-	rate   float64
 }
 
 func (d *devices) Kernel() string           { return d.kernel }
@@ -199,26 +201,25 @@ func (d *devices) Memory() (host, device Parts) {
 	return hostParts(d.r), d.all[0].DeviceParts()
 }
 
-// Peak is measured once.
-func (d *devices) Peak() float64 {
-	if d.rate == 0 {
-		d.rate = d.peak() * float64(len(d.all))
-	}
-	return d.rate
-}
+// inUse is the most bytes of a device that were in use at a time.
+func (d *devices) inUse() int64 { return d.all[0].InUse() }
+
+// Peak was measured before the network was made.
+func (d *devices) Peak() float64 { return d.rate }
 
 func (d *devices) Close() {
 	_ = d.each(func(_ int, t deviceTrainer) error { return t.Close() }) // nothing is left to be saved
-	d.free()
 }
 
-// each calls f for all devices at once, and waits for all.
+// each calls f for all devices at once, and waits for all. If one of them fails it does not
+// take part in what the others wait for: they are told.
 func (d *devices) each(f func(i int, t deviceTrainer) error) error {
 	if len(d.all) == 1 {
 		return f(0, d.all[0])
 	}
 	errs := make([]error, len(d.all))
 	var wg sync.WaitGroup
+	var once sync.Once
 	for i, t := range d.all {
 		wg.Add(1)
 		go func() {
@@ -226,6 +227,9 @@ func (d *devices) each(f func(i int, t deviceTrainer) error) error {
 			defer func() {
 				if p := recover(); p != nil {
 					errs[i] = fmt.Errorf("train: internal error on device %d: %v\n%s", i, p, debug.Stack())
+				}
+				if errs[i] != nil && d.abort != nil {
+					once.Do(d.abort)
 				}
 			}()
 			errs[i] = f(i, t)
@@ -244,5 +248,6 @@ func hostParts(r *run) Parts {
 		return nil // what cannot be made was refused before
 	}
 	state, _ := optimizerMemory(r)
-	return Parts{{"latent weights", m.Weights}, {"model", m.Model}, {"optimizer state", state}, {"downloaded trits", r.cfg.Model.Params().Ternary / 4}}
+	copies := int64(max(r.cfg.Train.Devices, 1))
+	return Parts{{"latent weights", copies * m.Weights}, {"model", copies * m.Model}, {"optimizer state", state}, {"downloaded trits", r.cfg.Model.Params().Ternary / 4}}
 }

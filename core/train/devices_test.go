@@ -47,11 +47,26 @@ type fakeGroup struct {
 	devices []*fakeDevice
 	arrived int
 	turn    chan struct{}
+	aborted bool
+}
+
+// abort sends those away who wait.
+func (g *fakeGroup) abort() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.aborted = true; g.turn != nil {
+		close(g.turn)
+		g.turn = nil
+	}
 }
 
 // meet waits for all devices; the last one runs f.
-func (g *fakeGroup) meet(f func()) {
+func (g *fakeGroup) meet(f func()) error {
 	g.mu.Lock()
+	if g.aborted {
+		g.mu.Unlock()
+		return errAborted
+	}
 	if g.turn == nil {
 		g.turn = make(chan struct{})
 	}
@@ -63,14 +78,25 @@ func (g *fakeGroup) meet(f func()) {
 	}
 	g.mu.Unlock()
 	<-turn
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.aborted {
+		return errAborted
+	}
+	return nil
 }
+
+var errAborted = errors.New("another device failed")
 
 // onDevices makes runs learn on n devices, and tells of each what it is.
 func onDevices(t testing.TB, n int, see func(*fakeDevice)) func(*Options) {
 	return func(o *Options) {
 		o.hooks.devices = func(r *run) (*devices, error) {
-			d := &devices{r: r, kernel: fmt.Sprintf("fake x%d", n), peak: func() float64 { return 1e12 }, free: func() {}}
+			d := &devices{r: r, kernel: fmt.Sprintf("fake x%d", n), rate: 1e12}
 			group := &fakeGroup{}
+			if n > 1 {
+				d.abort = group.abort
+			}
 			for i := range n {
 				f := &fakeDevice{t: t, rank: i, all: group, loss: model.LossOptions{}}
 				for _, to := range []**fake{&f.host, &f.own} {
@@ -123,6 +149,7 @@ func (f *fakeDevice) Refresh() error           { return nil }
 func (f *fakeDevice) Model() *model.Model      { return nil }
 func (f *fakeDevice) Counters() optim.Counters { return f.opt.Counters() }
 func (f *fakeDevice) DeviceParts() Parts       { return Parts{{"all", 8}} }
+func (f *fakeDevice) InUse() int64             { return 8 }
 func (f *fakeDevice) Close() error             { f.closed = true; return nil }
 
 func (f *fakeDevice) Push() error {
@@ -183,7 +210,7 @@ func (f *fakeDevice) End() (sum model.LossSum, report optim.Report, err error) {
 		f.lost = true
 		return sum, report, lostError()
 	}
-	f.all.meet(func() {
+	if err := f.all.meet(func() {
 		for i := range f.own.Params() {
 			first := f.all.devices[0].own.Params()[i].G
 			for _, other := range f.all.devices[1:] {
@@ -195,7 +222,9 @@ func (f *fakeDevice) End() (sum model.LossSum, report optim.Report, err error) {
 				copy(other.own.Params()[i].G, first)
 			}
 		}
-	})
+	}); err != nil {
+		return sum, report, err
+	}
 	report, err = f.opt.Step()
 	return sum, report, err
 }
@@ -309,6 +338,10 @@ func TestLostDevice(t *testing.T) {
 	_, err := train(t, c, whole, onDevices(t, 1, nil))
 	require.NoError(t, err)
 	for _, at := range []int{1, 5, 8, 12} {
+		two := fsx.NewCrash(1)
+		_, err := train(t, c, two, onDevices(t, 2, func(f *fakeDevice) { f.failAt = at * f.rank }))
+		require.ErrorContains(t, err, "CUDA_ERROR_700")
+
 		fsys := fsx.NewCrash(1)
 		res, err := train(t, c, fsys, onDevices(t, 1, func(f *fakeDevice) { f.failAt = at }))
 		var failed *DeviceError

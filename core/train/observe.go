@@ -92,7 +92,7 @@ func (r *run) startObservers() {
 	if r.cfg.Telemetry.TensorBoard {
 		r.observers = append(r.observers, newBoard(r))
 	}
-	b := &Beginning{Config: r.cfg, Step: r.meta.Step, Steps: r.total, Tokens: r.meta.Tokens, Kernel: r.set.Name, Threads: r.team.Size(), At: r.clock.Now()}
+	b := &Beginning{Config: r.cfg, Step: r.meta.Step, Steps: r.total, Tokens: r.meta.Tokens, Kernel: r.learn.Kernel(), Threads: r.team.Size(), At: r.clock.Now()}
 	r.observe(func(o Observer) { o.Began(b) })
 }
 

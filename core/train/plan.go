@@ -43,6 +43,16 @@ type Plan struct {
 	// MachineMemory is what this machine, or the control group, has, in bytes; 0 if
 	// unknown. Where Memory is more, no step was measured, and Memory is as foreseen.
 	MachineMemory int64 `json:"machine_memory,omitempty"`
+	// Device is what would compute: "cpu", or the name of a GPU, of which there are Devices.
+	// Note says why it is not what was wished, or why no step was measured on it.
+	Device  string `json:"device"`
+	Devices int    `json:"devices"`
+	Note    string `json:"note,omitempty"`
+	// DeviceMemory is what the run takes on each GPU, and DeviceTotal what it has; 0 if
+	// unknown. Of these DevicePeak bytes were in use at a time when a step was measured.
+	DeviceMemory Parts `json:"device_memory,omitempty"`
+	DeviceTotal  int64 `json:"device_memory_total,omitempty"`
+	DevicePeak   int64 `json:"device_memory_peak,omitempty"`
 	// StepSeconds is the time of a measured step, and Seconds that of all; evaluations
 	// and checkpoints come on top.
 	StepSeconds     float64 `json:"step_s"`
@@ -53,8 +63,10 @@ type Plan struct {
 	Seconds float64 `json:"seconds"`
 }
 
-// Fits says whether the run fits in the memory of this machine.
-func (p *Plan) Fits() bool { return p.MachineMemory == 0 || p.Memory.Total() <= p.MachineMemory }
+// Fits says whether the run fits in the memory of this machine, and of its GPUs.
+func (p *Plan) Fits() bool {
+	return (p.MachineMemory == 0 || p.Memory.Total() <= p.MachineMemory) && (p.DeviceTotal == 0 || p.DeviceMemory.Total() <= p.DeviceTotal)
+}
 
 // MakePlan says what Run with the same arguments would do from a start, and measures
 // one step after a shorter one, if it fits in memory. It writes nothing.
@@ -73,7 +85,11 @@ func MakePlan(ctx context.Context, cfg *config.Config, o Options) (*Plan, error)
 		Tokens: int64(r.total) * int64(t.Rows) * int64(t.SeqLen), DataTokens: r.data.Tokens(), MachineMemory: r.memory,
 	}
 	p.Epochs = float64(r.total) * float64(t.Rows) / float64(r.loader.RowsPerEpoch())
-	if p.Memory, err = r.foresee(); err != nil || !p.Fits() {
+	missing, err := r.planDevice(p)
+	if err != nil {
+		return nil, err
+	}
+	if p.Memory, err = r.foresee(); err != nil || !p.Fits() || missing {
 		return p, err
 	}
 	if err := r.build(); err != nil {
@@ -118,8 +134,14 @@ func (r *run) measurePlan(ctx context.Context, p *Plan) error {
 	for _, w := range projections {
 		trits += int64(len(w.Tiles))
 	}
-	host, _ := r.learn.Memory()
+	host, device := r.learn.Memory()
 	p.Memory = r.parts(host, trits)
+	if device != nil {
+		p.DeviceMemory, p.DevicePeak = device, r.learn.(*devices).inUse()
+	} else if r.note != nil { // the GPU could not train it after all
+		p.Device, p.Devices, p.Note = config.DeviceCPU, 1, r.note.Error()
+		p.DeviceMemory, p.DeviceTotal = nil, 0
+	}
 	return err
 }
 
@@ -138,9 +160,13 @@ func (r *run) parts(learner Parts, trits int64) Parts {
 	return p
 }
 
-// foresee is the memory that the run will take, to about a percent, without taking it.
+// foresee is the memory of the host that the run will take, to about a percent, without
+// taking it.
 func (r *run) foresee() (Parts, error) {
 	c := &r.cfg.Model
+	if r.onDevices() {
+		return r.parts(hostParts(r), c.Params().Ternary/4), nil
+	}
 	m, err := model.TrainMemoryOf(*c, trainOptions(r.cfg, r.set, r.team))
 	if err != nil {
 		return nil, &Error{What: "the network", Err: err}

@@ -55,9 +55,19 @@ func open(cfg *config.Config, o Options) (r *run, err error) {
 
 // build makes the network and its optimizer.
 func (r *run) build() (err error) {
-	if make := r.o.hooks.devices; make != nil {
+	switch make := r.o.hooks.devices; {
+	case make != nil:
 		r.learn, err = make(r)
-	} else {
+	case r.gpus != nil:
+		if r.learn, err = newDevices(r); err != nil {
+			r.learn = nil
+			if err = r.fallBack(err); err == nil {
+				if err = r.fits(); err == nil {
+					return r.build()
+				}
+			}
+		}
+	default:
 		r.learn, err = newProcessor(r)
 	}
 	if err != nil {
@@ -144,6 +154,9 @@ func (r *run) close() {
 	}
 	if r.learn != nil {
 		r.learn.Close()
+	}
+	if r.gpus != nil {
+		r.gpus.close()
 	}
 	if r.team != nil {
 		r.team.Close()

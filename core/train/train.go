@@ -66,6 +66,8 @@ type hooks struct {
 	network func(r *run) (network, error)
 	// devices makes the learner in the place of one on GPUs.
 	devices func(r *run) (*devices, error)
+	// open opens n GPUs in the place of those of the machine.
+	open func(n int) (*gpus, error)
 	// gradients sees the gradients of a step before the update.
 	gradients func(step int, params []optim.Param)
 }
@@ -120,6 +122,8 @@ type run struct {
 	set       *kernels.Set
 	learn     learner
 	params    []optim.Param // of learn
+	gpus      *gpus         // nil: the processor computes
+	note      error         // why it does where a GPU was wished
 	loader    *data.Loader
 	ahead     *batch // of the next step, where it was taken already
 	detect    *detector
@@ -158,12 +162,11 @@ func Run(ctx context.Context, cfg *config.Config, o Options) (*Result, error) {
 		return nil, err
 	}
 	defer r.close()
-	need, err := r.foresee()
-	if err != nil {
+	if err := r.openDevices(); err != nil {
 		return nil, err
 	}
-	if total := need.Total(); r.memory > 0 && total > r.memory {
-		return nil, &Error{What: fmt.Sprintf("the run needs %s of memory and this machine has %s", size(total), size(r.memory)), Hint: lessMemory}
+	if err := r.fits(); err != nil {
+		return nil, err
 	}
 	if err := r.build(); err != nil {
 		return nil, err

@@ -216,7 +216,28 @@ NC_DEVICE void philox(uint32_t x[4], uint32_t k0, uint32_t k1)
 	}
 }
 
-// round_up or down at random, so that the mean is v: the upper half of v plus 16 random bits.
+// noise is the random numbers of elements e .. e+3: four have one count of the generator.
+NC_DEVICE void noise(uint32_t r[4], uint64_t e, const Numbers *numbers)
+{
+	const uint64_t quad = e / 4;
+	uint32_t x[4] = {(uint32_t)quad, (uint32_t)(quad >> 32), numbers->step, 0};
+	philox(x, numbers->seed[0], numbers->seed[1]);
+	const int skip = (int)(e % 4);
+	if (skip == 0) {
+		for (int m = 0; m < 4; m++)
+			r[m] = x[m];
+		return;
+	}
+	uint32_t y[4] = {(uint32_t)(quad + 1), (uint32_t)((quad + 1) >> 32), numbers->step, 0};
+	philox(y, numbers->seed[0], numbers->seed[1]);
+	r[0] = skip == 1 ? x[1] : skip == 2 ? x[2] : x[3];
+	r[1] = skip == 1 ? x[2] : skip == 2 ? x[3] : y[0];
+	r[2] = skip == 1 ? x[3] : skip == 2 ? y[0] : y[1];
+	r[3] = skip == 1 ? y[0] : skip == 2 ? y[1] : y[2];
+}
+
+// round_randomly is v rounded up or down so that the mean is v: with 16 random bits added to it
+// all below bfloat16 is cut off.
 NC_DEVICE uint16_t round_randomly(float v, uint32_t random)
 {
 	const uint32_t u = __float_as_uint(v);
@@ -244,19 +265,11 @@ NC_DEVICE void store_state(float v[4], const Tensor *t, int64_t at, int i, int n
 		put4((float *)t->m + at, v, i, n, vector);
 		return;
 	}
-	uint64_t quad = ~(uint64_t)0;
-	uint32_t x[4] = {0, 0, 0, 0};
+	uint32_t random[4];
 	uint16_t h[4];
-	NC_UNROLL
+	noise(random, t->element + (uint64_t)at + (uint64_t)i, numbers);
 	for (int m = 0; m < 4; m++) {
-		const uint64_t e = t->element + (uint64_t)at + (uint64_t)(i + m);
-		if (e / 4 != quad) {
-			quad = e / 4;
-			x[0] = (uint32_t)quad, x[1] = (uint32_t)(quad >> 32), x[2] = numbers->step, x[3] = 0;
-			philox(x, numbers->seed[0], numbers->seed[1]);
-		}
-		const int k = (int)(e % 4);
-		h[m] = round_randomly(v[m], k == 0 ? x[0] : k == 1 ? x[1] : k == 2 ? x[2] : x[3]);
+		h[m] = round_randomly(v[m], random[m]);
 		v[m] = nc_bf16(h[m]);
 	}
 	store4((uint16_t *)t->m + at, h, i, n, vector);

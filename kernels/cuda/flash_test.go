@@ -120,45 +120,90 @@ func (c *flashCase) exact() (g, size grads) {
 }
 
 // flash runs f with the kernels of attention on a device of its own.
-func flash(t *testing.T, f func(*cuda.Thread, *cuda.Flash)) {
+func flash(t *testing.T, f func(*cuda.Thread, *cuda.Flash) error) {
 	t.Helper()
 	v, image := cudatest.Open(t, os.Getenv)
-	t.Cleanup(v.Close)
-	require.NoError(t, v.Do(func(th *cuda.Thread) error {
+	err := v.Do(func(th *cuda.Thread) error {
 		k, err := th.Flash(image)
-		require.NoError(t, err)
-		f(th, k)
-		return nil
-	}))
+		if err != nil {
+			return err
+		}
+		return f(th, k)
+	})
+	v.Close()
+	require.NoError(t, err)
 }
 
-// poisoned is device memory of n numbers that are NaN.
+// behind is how many numbers after a result that must stay as they are.
+const behind = 64
+
+// poisoned is device memory of n numbers, and some behind them, that are NaN.
 func poisoned(t *testing.T, th *cuda.Thread, n int) cuda.Ptr {
 	t.Helper()
-	p, err := th.Alloc(uint64(4 * n))
+	p, err := th.Alloc(uint64(4 * (n + behind)))
 	require.NoError(t, err)
-	require.NoError(t, th.Fill(p, 0xFF, uint64(4*n)))
+	require.NoError(t, th.Fill(p, 0xFF, uint64(4*(n+behind))))
 	return p
 }
 
-// device computes forward and backward.
-func (c *flashCase) device(t *testing.T, th *cuda.Thread, k *cuda.Flash) grads {
+// flashMemory is a case on the device.
+type flashMemory struct {
+	c                           *flashCase
+	s                           cuda.FlashShape
+	qkv, dout                   cuda.Ptr
+	lse, delta, out, dq, dk, dv cuda.Ptr
+}
+
+func (c *flashCase) put(t *testing.T, th *cuda.Thread) *flashMemory {
 	t.Helper()
 	n, q, kv := c.rows*c.seq, c.heads*c.dim, c.kv*c.dim
-	s := cuda.FlashShape{Docs: cuda.Docs{Starts: put(t, th, c.starts), Rows: c.rows, SeqLen: c.seq}, Heads: c.heads, KVHeads: c.kv, HeadDim: c.dim, Scale: c.scale}
-	qkv, dout := put(t, th, c.qkv), put(t, th, c.dout)
-	lse, delta := poisoned(t, th, n*c.heads), poisoned(t, th, n*c.heads)
-	out, dq, dk, dv := poisoned(t, th, n*q), poisoned(t, th, n*q), poisoned(t, th, n*kv), poisoned(t, th, n*kv)
-	require.NoError(t, k.Forward(out, lse, qkv, s))
-	require.NoError(t, k.Backward(dq, dk, dv, delta, dout, out, lse, qkv, s))
-	wide := func(p cuda.Ptr, n int) []float64 {
-		x := make([]float64, n)
-		for i, v := range get[float32](t, th, p, n) {
-			x[i] = float64(v)
-		}
-		return x
+	return &flashMemory{
+		c: c, s: cuda.FlashShape{Docs: cuda.Docs{Starts: put(t, th, c.starts), Rows: c.rows, SeqLen: c.seq}, Heads: c.heads, KVHeads: c.kv, HeadDim: c.dim, Scale: c.scale},
+		qkv: put(t, th, c.qkv), dout: put(t, th, c.dout), lse: poisoned(t, th, n*c.heads), delta: poisoned(t, th, n*c.heads),
+		out: poisoned(t, th, n*q), dq: poisoned(t, th, n*q), dk: poisoned(t, th, n*kv), dv: poisoned(t, th, n*kv),
 	}
-	return grads{wide(out, n*q), wide(dq, n*q), wide(dk, n*kv), wide(dv, n*kv)}
+}
+
+// run queues forward and backward.
+func (m *flashMemory) run(k *cuda.Flash) error {
+	if err := k.Forward(m.out, m.lse, m.qkv, m.s); err != nil {
+		return err
+	}
+	return k.Backward(m.dq, m.dk, m.dv, m.delta, m.dout, m.out, m.lse, m.qkv, m.s)
+}
+
+// get is the results, and whether what is behind them is as it was.
+func (m *flashMemory) get(t *testing.T, th *cuda.Thread) (g grads, intact bool) {
+	t.Helper()
+	g, intact = newGrads(m.c), true
+	for p, to := range map[cuda.Ptr][]float64{m.out: g.out, m.dq: g.dq, m.dk: g.dk, m.dv: g.dv} {
+		x := get[float32](t, th, p, len(to)+behind)
+		for i := range to {
+			to[i] = float64(x[i])
+		}
+		for _, v := range x[len(to):] {
+			intact = intact && math.Float32bits(v) == math.MaxUint32
+		}
+	}
+	return g, intact
+}
+
+// device computes forward and backward.
+func (c *flashCase) device(t *testing.T) (g grads) {
+	t.Helper()
+	intact, ok := false, false
+	flash(t, func(th *cuda.Thread, k *cuda.Flash) error {
+		m := c.put(t, th)
+		if err := m.run(k); err != nil {
+			return err
+		}
+		g, intact = m.get(t, th)
+		ok = true
+		return nil
+	})
+	require.True(t, ok)
+	require.True(t, intact, "something was written behind the results")
+	return g
 }
 
 // Tolerances. Factors of the forward have 11 bits, one of the two in each product is rounded; those
@@ -195,13 +240,161 @@ func requireGrads(t *testing.T, what string, want, size, got grads) {
 func TestFlashIsAttentionAndItsDerivative(t *testing.T) {
 	r := rand.New(rand.NewPCG(71, 1))
 	for _, s := range []struct{ rows, seq, heads, kv, dim, length int }{
-		{1, 1, 1, 1, 16, 0}, {1, 64, 1, 1, 64, 0}, {2, 97, 2, 1, 64, 30}, {1, 192, 1, 1, 64, 0},
-		{2, 96, 2, 2, 128, 25}, {1, 129, 3, 1, 32, 60}, {1, 70, 1, 1, 48, 1}, {1, 100, 2, 1, 112, 0},
+		{1, 1, 1, 1, 16, 0}, {1, 64, 1, 1, 64, 0}, {2, 97, 4, 2, 64, 30}, {1, 192, 1, 1, 64, 0}, {1, 193, 2, 1, 64, 150},
+		{2, 96, 2, 2, 128, 25}, {1, 135, 3, 1, 128, 70}, {1, 129, 3, 1, 32, 60}, {1, 70, 1, 1, 48, 1}, {3, 33, 2, 1, 112, 0}, {1, 260, 1, 1, 16, 200},
 	} {
 		c := newFlashCase(r, s.rows, s.seq, s.heads, s.kv, s.dim, s.length)
-		var got grads
-		flash(t, func(th *cuda.Thread, k *cuda.Flash) { got = c.device(t, th, k) })
 		want, size := c.exact()
-		requireGrads(t, fmt.Sprintf("%+v", s), want, size, got)
+		requireGrads(t, fmt.Sprintf("%+v", s), want, size, c.device(t))
+	}
+}
+
+// Scores of a hundred and more: nearly all probability is at one key, and the largest score so
+// far grows from step to step.
+func TestFlashOfLargeScores(t *testing.T) {
+	r := rand.New(rand.NewPCG(72, 1))
+	for _, dim := range []int{64, 128} {
+		c := newFlashCase(r, 1, 150, 1, 1, dim, 100)
+		c.scale = 3
+		for i := range c.qkv { // keys that grow along the row
+			if i/dim%3 == 1 {
+				c.x[i] *= float32(1 + i/(3*dim)/10)
+				c.qkv[i] = kernels.F32ToF16(c.x[i])
+				c.x[i] = kernels.F16ToF32(c.qkv[i])
+			}
+		}
+		want, _ := c.exact()
+		got := c.device(t)
+		for i, w := range want.out { // the exponent is off by up to 2^-24 of some thousand
+			require.InDelta(t, w, got.out[i], 5e-3)
+		}
+		for _, x := range [][]float64{got.dq, got.dk, got.dv} {
+			for _, v := range x {
+				require.False(t, math.IsNaN(v) || math.IsInf(v, 0))
+			}
+		}
+	}
+}
+
+// The reference kernels take one document at a time.
+func TestFlashGivesWhatTheReferenceKernelsGive(t *testing.T) {
+	set, r := reference(t), rand.New(rand.NewPCG(73, 1))
+	c := newFlashCase(r, 2, 90, 4, 2, 64, 30)
+	got := c.device(t)
+	d, q, kv, ld := c.dim, c.heads*c.dim, c.kv*c.dim, (c.heads+2*c.kv)*c.dim
+	want := newGrads(c)
+	for first := 0; first < c.rows*c.seq; {
+		n := 1
+		for (first+n)%c.seq != 0 && c.starts[first+n] == c.starts[first] {
+			n++
+		}
+		cache := kernels.KV{
+			Type: kernels.KVF16, Heads: c.kv, HeadDim: d, Pages: []int32{0, 1}, PageBytes: c.kv * kernels.KVF16.HeadBytes(d),
+			Slab: kernels.AlignedBytes(2 * c.kv * kernels.KVF16.HeadBytes(d)),
+		}
+		part := func(column, width int) []float32 {
+			x := make([]float32, 0, n*width)
+			for i := range n {
+				x = append(x, c.x[(first+i)*ld+column:][:width]...)
+			}
+			return x
+		}
+		qs, ks, vs := part(0, q), part(q, kv), part(q+kv, kv)
+		for i := range n {
+			set.KVStore(&cache, i, ks[i*kv:][:kv], vs[i*kv:][:kv])
+		}
+		out, dq, dk, dv := make([]float32, n*q), make([]float32, n*q), make([]float32, n*kv), make([]float32, n*kv)
+		set.Attention(out, q, qs, q, &cache, kernels.Query{N: n, Heads: c.heads, Scale: c.scale}, 0, c.heads, make([]byte, kernels.AttentionScratch(d)))
+		a := &kernels.AttentionGrad{N: n, Heads: c.heads, KVHeads: c.kv, HeadDim: d, Scale: c.scale, LDQ: q, LDK: kv, LDV: kv, LDO: q}
+		set.AttentionBackward(dq, dk, dv, c.d[first*q:][:n*q], qs, ks, vs, out, a, 0, c.kv, make([]byte, kernels.AttentionBackwardScratch(n, d)))
+		for _, x := range []struct {
+			to   []float64
+			from []float32
+		}{{want.out[first*q:], out}, {want.dq[first*q:], dq}, {want.dk[first*kv:], dk}, {want.dv[first*kv:], dv}} {
+			for i, v := range x.from {
+				x.to[i] = float64(v)
+			}
+		}
+		first += n
+	}
+	_, size := c.exact()
+	requireGrads(t, "reference kernels", want, size, got)
+}
+
+// A graph that was recorded with some documents computes with those that are in memory when it is
+// launched; and the order in which threads run is of no consequence to any bit.
+func TestFlashInAGraph(t *testing.T) {
+	r := rand.New(rand.NewPCG(74, 1))
+	c, other := newFlashCase(r, 1, 140, 2, 1, 64, 40), newFlashCase(r, 1, 140, 2, 1, 64, 20)
+	other.qkv, other.dout = c.qkv, c.dout
+	want := []grads{c.device(t), other.device(t)}
+	t.Setenv("NC_SEED", "7")
+	var got []grads
+	flash(t, func(th *cuda.Thread, k *cuda.Flash) error {
+		m := c.put(t, th)
+		graph, err := th.Graph(func() error { return m.run(k) })
+		if err != nil {
+			return err
+		}
+		defer th.Drop(graph)
+		for _, starts := range [][]int32{c.starts, other.starts} {
+			if err := cuda.Upload(th, m.s.Starts, starts); err != nil {
+				return err
+			}
+			if err := th.Replay(graph); err != nil {
+				return err
+			}
+			g, _ := m.get(t, th)
+			got = append(got, g)
+		}
+		return nil
+	})
+	require.Equal(t, want, got)
+}
+
+// Starts that no batch has give numbers all the same, from the row's own tokens.
+func TestFlashOfWrongStarts(t *testing.T) {
+	c := newFlashCase(rand.New(rand.NewPCG(75, 1)), 1, 70, 1, 1, 64, 0)
+	for i := range c.starts {
+		c.starts[i] = []int32{-1 << 31, 1 << 30, 69, -5, 3}[i%5]
+	}
+	got := c.device(t)
+	for _, x := range [][]float64{got.out, got.dq, got.dk, got.dv} {
+		for i, v := range x {
+			require.False(t, math.IsNaN(v) || math.IsInf(v, 0), "%d", i)
+		}
+	}
+}
+
+func TestFlashErrors(t *testing.T) {
+	for _, d := range []int{-16, 0, 8, 40, 144, 256} {
+		require.ErrorContains(t, cuda.FlashSupports(d), fmt.Sprintf("not %d", d))
+	}
+	for d := 16; d <= cuda.MaxFlashHead; d += 16 {
+		require.NoError(t, cuda.FlashSupports(d))
+	}
+	good := cuda.FlashShape{Docs: cuda.Docs{Starts: 256, Rows: 1, SeqLen: 8}, Heads: 4, KVHeads: 2, HeadDim: 64, Scale: 1}
+	for want, change := range map[string]func(*cuda.FlashShape){
+		"not 40":                  func(s *cuda.FlashShape) { s.HeadDim = 40 },
+		"3 heads over 2 KV heads": func(s *cuda.FlashShape) { s.Heads = 3 },
+		"0 heads":                 func(s *cuda.FlashShape) { s.Heads = 0 },
+		"-1 KV heads":             func(s *cuda.FlashShape) { s.KVHeads = -1 },
+		"0 rows":                  func(s *cuda.FlashShape) { s.Rows = 0 },
+		"rows of 0 tokens":        func(s *cuda.FlashShape) { s.SeqLen = 0 },
+		"times -1":                func(s *cuda.FlashShape) { s.Scale = -1 },
+		"times NaN":               func(s *cuda.FlashShape) { s.Scale = float32(math.NaN()) },
+		"starts":                  func(s *cuda.FlashShape) { s.Starts = 0 },
+		"too large":               func(s *cuda.FlashShape) { s.SeqLen = 1 << 24 },
+		"70000 rows":              func(s *cuda.FlashShape) { s.Rows = 70000 },
+	} {
+		s := good
+		change(&s)
+		var forward, backward error
+		flash(t, func(_ *cuda.Thread, k *cuda.Flash) error {
+			forward, backward = k.Forward(0, 0, 0, s), k.Backward(0, 0, 0, 0, 0, 0, 0, 0, s)
+			return nil
+		})
+		require.ErrorContains(t, forward, want)
+		require.ErrorContains(t, backward, want)
 	}
 }

@@ -183,7 +183,6 @@ type OptimStep struct {
 	norms          []float64
 	results        []byte // decision and norms
 	device, result Ptr
-	bytes          uint64
 }
 
 // OptimStepBytes is the memory of a step of that many tensors.

@@ -137,6 +137,8 @@ func importFault(s source, r row, p string) string {
 			return "" // an external test package imports its own
 		case strings.HasPrefix(own, s.dir+"/") && s.test && strings.HasSuffix(own, "test"):
 			return "" // and the helpers of its tests
+		case s.test && strings.HasSuffix(own, "test") && layers[path.Dir(own)].layer < r.layer:
+			return "" // and those of the packages below it
 		case strings.HasPrefix(own, "cmd/") || strings.HasPrefix(own, "capi/"):
 			return own + " is a program; nothing imports it"
 		case to.layer >= r.layer:

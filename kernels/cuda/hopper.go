@@ -139,7 +139,7 @@ func (o *Ops) checkHopper(h *hopper) (err error) {
 		}
 		return p
 	}
-	const rows, tokens = 136, 130
+	const rows, tokens = 40, 70
 	for _, c := range []struct {
 		kernel      *Kernel
 		cols, group int

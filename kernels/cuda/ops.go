@@ -195,12 +195,29 @@ func (o *Ops) gemmProduct(dst Ptr, ldd int, w *Ternary, x *Act, tokens int) erro
 	return Launch(o.t, o.gemm, Shape{Grid: grid, Block: [3]uint32{128, 1, 1}}, &a)
 }
 
+// gemvShared is the dynamic shared memory of ternary_gemv in bytes: sums of 16 rows by runs of 128
+// columns or by groups, and by groups scales and what is to be taken off.
+func gemvShared(w *Ternary, groups int) int {
+	runs := groups
+	if w.Group%128 == 0 || groups == 1 {
+		runs = (w.Cols + 127) / 128
+	}
+	return 4 * (kernels.TileSide*(runs+groups) + groups)
+}
+
+// gemvTokens is the most tokens that a block of ternary_gemv goes through, with its weights in
+// registers.
+const gemvTokens = 4
+
 func (o *Ops) gemvProduct(dst Ptr, ldd int, w *Ternary, x *Act, tokens int) error {
 	a := product(dst, ldd, w, x, tokens)
-	blocks := (w.Rows + kernels.TileSide - 1) / kernels.TileSide
-	shared := x.Stride + 4*kernels.TileSide*x.Groups()
+	shared := gemvShared(w, x.Groups())
 	if shared > o.t.device.dynamicShared() {
 		return fmt.Errorf("cuda: %d columns in groups of %d need %d bytes of shared memory", w.Cols, w.Group, shared)
 	}
-	return Launch(o.t, o.gemv, Shape{Grid: [3]uint32{uint32(blocks), uint32(tokens), 1}, Block: [3]uint32{128, 1, 1}, Shared: uint32(shared)}, &a)
+	// Of 16 rows, 4 times 16 bytes a tile. A thread has four of them, fewer if there are few.
+	chunks := 4 * int(a.colTiles)
+	threads := min((max(chunks/4, min(chunks, 256))+31)/32*32, 512)
+	grid := [3]uint32{uint32((w.Rows + kernels.TileSide - 1) / kernels.TileSide), uint32((tokens + gemvTokens - 1) / gemvTokens), 1}
+	return Launch(o.t, o.gemv, Shape{Grid: grid, Block: [3]uint32{uint32(threads), 1, 1}, Shared: uint32(shared)}, &a)
 }

@@ -86,13 +86,13 @@ static void column(int8_t out[32], uint64_t b, unsigned n)
 	const uint32_t start = (uint32_t)(b & 0x3fff) << 4, far = (uint32_t)(b >> 32 & 0x3fff) << 4;
 	if (b >> 62 != 1 || (b >> 49 & 7) != 0)
 		wrong("wgmma: a layout that is not that of nc_descriptor");
-	for (unsigned k = 0; k < 32; k++) {
+	for (unsigned k = 0; k < 32; k += 16) {
 		uint64_t at = start + n / 8 * far + n % 8 * 128 + k;
 		at ^= (at >> 7 & 7) << 4;
 		const uint64_t offset = (at - base) & 0x3ffff;
-		if (offset >= dynamic_bytes)
+		if (offset + 16 > dynamic_bytes || at % 16 != 0)
 			wrong("wgmma: an address outside the block's dynamic shared memory");
-		out[k] = (int8_t)dynamic[offset];
+		memcpy(out + k, dynamic + offset, 16);
 	}
 }
 

@@ -1,6 +1,6 @@
 // Quantisation of activations and products with ternary matrices: the results of
 // kernels.Set's RMSNormQuantize, Quantize, TernaryGEMV and TernaryGEMM, to the bit.
-#include "math.cuh"
+#include "mma.cuh"
 
 // ---------------------------------------------------------------- activations
 
@@ -107,59 +107,98 @@ struct ProductArgs {
 // The four bytes of columns 4j..4j+3 in a tile's word of one row.
 NC_DEVICE uint32_t codes(uint32_t word, int j) { return word >> 2 * j & 0x03030303u; }
 
-// One token: a block of 128 threads for 16 rows, gridDim.y tokens; stride + 64·groups bytes of
-// dynamic shared memory. A lane takes four rows of one tile, 16 bytes; a warp eight
-// tiles, 512 bytes.
-NC_KERNEL(ternary_gemv, ProductArgs)
+// Few tokens: a block of up to 512 threads, a multiple of 32, for 16 rows and the tokens
+// blockIdx.y,
+// + gridDim.y, ... A thread takes four rows of a tile at a time, 16 bytes, a warp eight tiles; all
+// of a thread's loads, four of weights at first, are under way before the first is used, so
+// that a multiprocessor has tens of kilobytes on their way. The dynamic shared memory is that
+// of gemvShared.
+enum { Ahead = 4 };
+
+NC_BOUNDED(ternary_gemv, ProductArgs, 512, 2)
 {
-	NC_DYNAMIC(int32_t, dots); // [groups][16], then q [stride]
-	uint4 *q = (uint4 *)(dots + 16 * a.groups);
-	const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32;
-	const int64_t token = blockIdx.y, block = blockIdx.x;
-	const uint4 *x = (const uint4 *)(a.q + token * a.stride);
-	for (int i = tid; i < a.stride / 16; i += 128)
-		q[i] = x[i];
-	for (int i = tid; i < 16 * a.groups; i += 128)
-		dots[i] = 0;
-	__syncthreads();
+	NC_DYNAMIC(int32_t, dots); // [runs or groups][16]
+	const int tid = (int)threadIdx.x, threads = (int)blockDim.x, lane = tid % 32;
+	const int64_t block = blockIdx.x;
+	// Runs are 128 columns, what a warp takes at a time. Groups of other lengths are
+	// summed up one by one.
+	const bool whole = a.group % 128 == 0 || a.groups == 1;
+	const int chunks = 4 * a.col_tiles, runs = whole ? (a.col_tiles + 7) / 8 : a.groups;
+	float *scales = (float *)(dots + 16 * runs); // [groups][16]
+	int32_t *sums = (int32_t *)(scales + 16 * a.groups);
 
-	const uint4 *tiles = a.tiles + block * a.col_tiles * 4;
-	const int quad = lane % 4;
-	for (int first = 8 * warp; first < a.col_tiles; first += 32) {
-		const int k = first + lane / 4;
-		const bool inside = k < a.col_tiles;
-		int sum[4] = {0, 0, 0, 0};
-		if (inside) {
-			const uint4 w = tiles[4 * k + quad], v = q[k];
-			const uint32_t row[4] = {w.x, w.y, w.z, w.w}, column[4] = {v.x, v.y, v.z, v.w};
-			for (int r = 0; r < 4; r++)
-				for (int j = 0; j < 4; j++)
-					sum[r] = nc_dot(codes(row[r], j), column[j], sum[r]);
-		}
-		const int g = (inside ? k : a.col_tiles - 1) * 16 / a.group;
-		const int last = first + 7 < a.col_tiles ? first + 7 : a.col_tiles - 1;
-		if (first * 16 / a.group == last * 16 / a.group) { // the whole warp is in one group
-			for (int r = 0; r < 4; r++)
-				for (int m = 16; m >= 4; m /= 2)
-					sum[r] += nc_shuffle_xor(sum[r], m);
-			if (lane < 4)
-				for (int r = 0; r < 4; r++)
-					atomicAdd(&dots[16 * g + 4 * quad + r], sum[r]);
-		} else if (inside) {
-			for (int r = 0; r < 4; r++)
-				atomicAdd(&dots[16 * g + 4 * quad + r], sum[r]);
-		}
+	const uint4 *tiles = a.tiles + block * chunks;
+	const uint4 none = {0, 0, 0, 0};
+	uint4 w[Ahead];
+	for (int i = 0; i < Ahead; i++) {
+		const int c = tid + i * threads;
+		w[i] = c < chunks ? tiles[c] : none;
 	}
-	__syncthreads();
+	for (int i = tid; i < 16 * a.groups; i += threads)
+		scales[i] = nc_half(a.scales[block * a.groups * 16 + i]);
 
-	const int64_t row = block * 16 + tid;
-	if (tid < 16 && row < a.rows) {
-		const int32_t *sums = a.sums + token * a.groups;
-		const uint16_t *scales = a.scales + block * a.groups * 16 + tid;
-		float y = 0;
-		for (int g = 0; g < a.groups; g++) // codes are trits plus one
-			y = fmaf((float)(dots[16 * g + tid] - sums[g]), nc_half(scales[16 * g]), y);
-		a.dst[token * a.ldd + row] = a.scale[token] * a.gain * y;
+	for (int64_t token = blockIdx.y; token < a.tokens; token += gridDim.y) {
+		const uint4 *q = (const uint4 *)(a.q + token * a.stride);
+		for (int i = tid; i < a.groups; i += threads)
+			sums[i] = a.sums[token * a.groups + i];
+		if (!whole)
+			for (int i = tid; i < 16 * runs; i += threads)
+				dots[i] = 0;
+		if (!whole)
+			__syncthreads();
+		for (int first = 0; first < chunks; first += Ahead * threads) {
+			uint4 v[Ahead];
+			for (int i = 0; i < Ahead; i++) {
+				const int c = first + tid + i * threads;
+				if (first > 0 || token != blockIdx.y) {
+					// The first ones of a row that fits stay in their registers.
+					if (chunks > Ahead * threads)
+						w[i] = c < chunks ? tiles[c] : none;
+				}
+				v[i] = c < chunks ? q[c / 4] : none;
+			}
+			for (int i = 0; i < Ahead; i++) {
+				const int c = first + tid + i * threads;
+				if (c - lane >= chunks)
+					break;
+				const uint32_t row[4] = {w[i].x, w[i].y, w[i].z, w[i].w},
+							   column[4] = {v[i].x, v[i].y, v[i].z, v[i].w};
+				int sum[4] = {0, 0, 0, 0};
+				for (int r = 0; r < 4; r++)
+					for (int j = 0; j < 4; j++)
+						sum[r] = nc_dot(codes(row[r], j), column[j], sum[r]);
+				if (!whole) {
+					for (int r = 0; c < chunks && r < 4; r++)
+						atomicAdd(&dots[16 * (c / 4 * 16 / a.group) + c % 4 * 4 + r], sum[r]);
+					continue;
+				}
+				// Lanes 4 apart have the same rows. Each sum halves the rows or the lanes:
+				// lane 16h + 8l + q is left with row 4q + 2h + l.
+				const bool high = lane & 16, low = lane & 8;
+				const int u0 = high ? sum[2] : sum[0], u1 = high ? sum[3] : sum[1];
+				const int t0 = nc_shuffle_xor(high ? sum[0] : sum[2], 16) + u0;
+				const int t1 = nc_shuffle_xor(high ? sum[1] : sum[3], 16) + u1;
+				int s = nc_shuffle_xor(low ? t0 : t1, 8) + (low ? t1 : t0);
+				s += nc_shuffle_xor(s, 4);
+				if (!(lane & 4))
+					dots[16 * (c / 32) + lane % 4 * 4 + (high ? 2 : 0) + (low ? 1 : 0)] = s;
+			}
+		}
+		__syncthreads();
+
+		const int64_t row = block * 16 + tid;
+		if (tid < 16 && row < a.rows) {
+			const int each = whole ? (a.groups == 1 ? runs : a.group / 128) : 1;
+			float y = 0;
+			for (int g = 0; g < a.groups; g++) { // codes are trits plus one
+				int dot = -sums[g];
+				for (int i = g * each; i < (g + 1) * each && i < runs; i++)
+					dot += dots[16 * i + tid];
+				y = fmaf((float)dot, scales[16 * g + tid], y);
+			}
+			a.dst[token * a.ldd + row] = a.scale[token] * a.gain * y;
+		}
+		__syncthreads();
 	}
 }
 

@@ -23,15 +23,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// onThread makes a test that fails inside of Device.Do come back from it: FailNow would end the
-// device's goroutine.
-type onThread struct{ testing.TB }
-
-func (t onThread) FailNow() { panic("the test failed") }
-
 // bench is a device with parameters on it.
 type bench struct {
-	t      testing.TB
+	t      *testing.T
 	th     *cuda.Thread
 	params []Param // of the host
 	gpu    []GPUParam
@@ -41,10 +35,9 @@ type bench struct {
 
 // onDevice runs f on a device of its own with a copy of the parameters. gap is the bytes
 // between tensors: with a multiple of 16 they are aligned.
-func onDevice(outer *testing.T, params []Param, o Options, gap int, f func(*bench)) {
-	outer.Helper()
-	t := onThread{outer}
-	v, image := cudatest.Open(outer, os.Getenv)
+func onDevice(t *testing.T, params []Param, o Options, gap int, f func(*bench)) {
+	t.Helper()
+	v, image := cudatest.Open(t, os.Getenv)
 	err := v.Do(func(th *cuda.Thread) error {
 		b := &bench{t: t, th: th, params: params}
 		for _, p := range params {
@@ -70,10 +63,10 @@ func onDevice(outer *testing.T, params []Param, o Options, gap int, f func(*benc
 		return nil
 	})
 	v.Close()
-	require.NoError(outer, err)
+	require.NoError(t, err)
 }
 
-func put[T cuda.Element](t testing.TB, th *cuda.Thread, x []T, gap int) cuda.Ptr {
+func put[T cuda.Element](t *testing.T, th *cuda.Thread, x []T, gap int) cuda.Ptr {
 	t.Helper()
 	p, err := th.Alloc(uint64(8*len(x) + gap))
 	require.NoError(t, err)
@@ -174,7 +167,7 @@ func distance(got, want []float32) float64 {
 	return math.Sqrt(d / max(n, 1e-300))
 }
 
-func sameBits(t testing.TB, want, got []float32, what string) {
+func sameBits(t *testing.T, want, got []float32, what string) {
 	t.Helper()
 	require.Len(t, got, len(want))
 	for i := range want {
@@ -209,7 +202,6 @@ func TestGPUStepsAsTheProcessor(t *testing.T) {
 			cpu, err := New(params, o)
 			require.NoError(t, err)
 			onDevice(t, params, o, c.gap, func(b *bench) {
-				t := b.t
 				for s := 1; s <= 10; s++ {
 					gradients(params, s)
 					for _, p := range params {
@@ -292,7 +284,6 @@ func TestGPUOrthogonalises(t *testing.T) {
 			p := Param{Name: "w", Class: Matrix, Rows: g.r, Cols: g.c, W: make([]float32, len(g.v)), G: g.f32()}
 			o := Options{Rules: map[Class]Rule{Matrix: {Kind: Muon, LR: 1}}, BF16: bf16}
 			onDevice(t, []Param{p}, o, 0, func(b *bench) {
-				t := b.t
 				b.step()
 				got := matOf(b.weights()[0], g.r, g.c).lin(-1/MatchAdam.factor(g.r, g.c), newMat(g.r, g.c), 0)
 				limit := 2e-5
@@ -309,7 +300,6 @@ func TestGPUOrthogonalises(t *testing.T) {
 func TestGPUSkipsALossThatIsNotFinite(t *testing.T) {
 	params := network(12)
 	onDevice(t, params, Options{Rules: everyRule(), HalfState: true}, 0, func(b *bench) {
-		t := b.t
 		gradients(params, 1)
 		b.step()
 		want := b.weights()
@@ -351,7 +341,6 @@ func TestGPUStateIsTheProcessors(t *testing.T) {
 	require.NoError(t, err)
 	train(t, cpu, params, 1, 4)
 	onDevice(t, params, o, 0, func(b *bench) {
-		t := b.t
 		g, err := b.th.Graph(func() error { return b.o.Queue(b.th, b.loss) })
 		require.NoError(t, err)
 		defer b.th.Drop(g)
@@ -425,7 +414,6 @@ func TestHalfStateIsRoundedAtRandom(t *testing.T) {
 		}
 		rules := map[Class]Rule{Head: {Kind: Lion, LR: 1, Beta2: 0.5}, Scalar: {Kind: AdamW}}
 		onDevice(t, params, Options{Rules: rules, HalfState: true, Seed: seed}, gap, func(b *bench) {
-			t := b.t
 			b.step()
 			state, err := b.o.Tensors(b.th)
 			require.NoError(t, err)
@@ -459,7 +447,6 @@ func TestMuonWithHalfState(t *testing.T) {
 	train(t, cpu, full, 1, 5)
 	o.HalfState = true
 	onDevice(t, half, o, 0, func(b *bench) {
-		t := b.t
 		for s := 1; s <= 5; s++ {
 			gradients(half, s)
 			b.step()

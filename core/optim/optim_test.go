@@ -64,7 +64,7 @@ func weights(params []Param) [][]float32 {
 	return w
 }
 
-func train(t testing.TB, o *Optimizer, params []Param, from, to int) {
+func train(t *testing.T, o *Optimizer, params []Param, from, to int) {
 	t.Helper()
 	for s := from; s <= to; s++ {
 		gradients(params, s)

@@ -24,6 +24,7 @@ type GPU struct {
 	norm         cuda.Ptr
 	cosine, sine cuda.Ptr // of all positions of the context
 	layers       []gpuLayer
+	mixing       *gpuMixing // where it depends on the token
 }
 
 // gpuLayer is layer on the device. What a model does without is 0.
@@ -109,8 +110,8 @@ func sendGPU[T cuda.Element](t *cuda.Thread, g *gpuMemory, x []T, size int) (cud
 
 // NewGPU copies m to a device. image gives the code of its kernels.
 //
-// Models with float projections, which are foreign, and those whose mixing of streams
-// depends on the token are an *UnsupportedError; one without room a *cuda.MemoryError.
+// Models with float projections, which are foreign, are an *UnsupportedError; one without
+// room is a *cuda.MemoryError.
 func NewGPU(m *Model, device *cuda.Device, image cuda.Image) (*GPU, error) {
 	if err := m.checkGPU(); err != nil {
 		return nil, err
@@ -131,8 +132,6 @@ func (m *Model) checkGPU() error {
 		return t == kernels.F32 || t == kernels.F16 || t == kernels.BF16 || t == kernels.Q8_0
 	}
 	switch {
-	case c.Streams > 1 && c.MHCDynamic:
-		return &UnsupportedError{What: "a mixing of streams that depends on the token"}
 	case c.HeadDim > cuda.MaxHeadDim:
 		return &UnsupportedError{What: fmt.Sprintf("heads of %d", c.HeadDim)}
 	case !onDevice(m.embed.Type) || !onDevice(m.head.Type) || m.head.Type == kernels.Q8_0 && !m.int8Head():
@@ -189,6 +188,11 @@ func (g *GPU) upload(t *cuda.Thread, image cuda.Image) (err error) {
 			return err
 		}
 	}
+	if m.cfg.Streams > 1 && m.cfg.MHCDynamic {
+		if g.mixing, err = newGPUMixing(t, image, m, keep); err != nil {
+			return err
+		}
+	}
 	return t.Wait()
 }
 
@@ -198,8 +202,12 @@ func (g *GPU) dense(t *cuda.Thread, w *kernels.Dense) (d cuda.Dense, err error) 
 	return d, err
 }
 
-// coefFloats is the mixing of a static site in the layout of cuda.Coef.
+// coefFloats is the mixing of a static site in the layout of cuda.Coef; nothing for a
+// dynamic one.
 func coefFloats(s *mhc.Site, k *kernels.Set) []float32 {
+	if s.Dynamic {
+		return nil
+	}
 	c := s.Coef(k, nil, nil, nil)
 	f := append(append(make([]float32, 0, 24), c.Pre[:]...), c.Post[:]...)
 	for i := range c.Res {

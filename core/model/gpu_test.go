@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/kernels"
 	"github.com/architehc/nanochat/kernels/cuda"
 	"github.com/architehc/nanochat/kernels/cuda/cudatest"
@@ -41,11 +42,6 @@ func TestGPUGivesTheBitsOfTheProcessor(t *testing.T) {
 			}
 			m := initModel(t, c, 1, nil)
 			g, err := NewGPU(m, device, image)
-			if c.Streams > 1 && c.MHCDynamic {
-				var u *UnsupportedError
-				require.ErrorAs(t, err, &u)
-				return
-			}
 			require.NoError(t, err)
 			w, err := NewGPUWork(g, n)
 			require.NoError(t, err)
@@ -66,8 +62,14 @@ func TestGPUGivesTheBitsOfTheProcessor(t *testing.T) {
 // states.
 func TestGPUStepOfSeveralSequences(t *testing.T) {
 	device, image := gpu(t)
-	c := axes()["norms"]
-	c.Streams = 2
+	for _, dynamic := range []bool{false, true} {
+		c := axes()["norms"]
+		c.Streams, c.MHCDynamic = 2, dynamic
+		severalSequences(t, device, image, c)
+	}
+}
+
+func severalSequences(t *testing.T, device *cuda.Device, image cuda.Image, c config.Model) {
 	m := initModel(t, c, 3, nil)
 	g, err := NewGPU(m, device, image)
 	require.NoError(t, err)

@@ -16,6 +16,7 @@ type gpuWork struct {
 	x, next, initial, u, final   cuda.Ptr
 	q, k, v, att, y, gate, up    cuda.Ptr
 	in, attOut, ff, finalAct     cuda.Act
+	coefs                        cuda.Ptr // [tokens]Coef, where the mixing depends on the token
 	logits                       cuda.Ptr
 	logitRoom                    int // rows
 	numbers                      cuda.Ptr
@@ -60,6 +61,11 @@ func (d *gpuWork) allocate(t *cuda.Thread, kinds [3]inputKind, tokens int) (err 
 		{&d.up, c.FFN}, {&d.gate, c.FFN},
 	} {
 		if *f.dst, err = d.memory.alloc(t, 4*tokens*f.cols); err != nil {
+			return err
+		}
+	}
+	if d.g.mixing != nil {
+		if d.coefs, err = d.memory.alloc(t, 4*cuda.CoefFloats*tokens); err != nil {
 			return err
 		}
 	}
@@ -180,7 +186,7 @@ func (d *gpuWork) queue(w *Work) error {
 	}
 	q.do(o.Embed(x, initial, &g.embed, d.ids, n, c.Streams))
 	l := &g.layers[0]
-	q.do(o.Mix(cuda.Mix{X: x, Initial: initial, Scalars: l.scalars, U: d.u, Read: l.mhcAttn}, n, c.Streams, c.Dim))
+	q.do(d.mix(cuda.Mix{X: x, Initial: initial, Scalars: l.scalars, U: d.u, Read: l.mhcAttn}, 0, n))
 	for i := range g.layers {
 		l := &g.layers[i]
 		q.do(d.put(&d.in, d.u, l.attnNorm, n))
@@ -197,11 +203,14 @@ func (d *gpuWork) queue(w *Work) error {
 			a.Tokens, a.Positions, a.FirstPage = d.rows, d.rowPositions, d.rowPages
 			q.do(o.Gather(next, x, d.rows, n, c.Streams*c.Dim))
 			x, next = next, x
+			if g.mixing != nil { // of these tokens
+				q.do(d.mix(cuda.Mix{X: x}, 2*i, n))
+			}
 		}
 		q.do(o.Attention(a, n))
 		q.do(d.put(&d.attOut, d.att, l.attnSub, n))
 		q.do(o.Ternary(d.y, l.o.Rows, &l.o, &d.attOut, n))
-		q.do(o.Mix(cuda.Mix{X: x, Y: d.y, Write: l.mhcAttn, U: d.u, Read: l.mhcFFN}, n, c.Streams, c.Dim))
+		q.do(d.mix(cuda.Mix{X: x, Y: d.y, Write: l.mhcAttn, U: d.u, Read: l.mhcFFN}, 2*i+1, n))
 
 		q.do(d.put(&d.in, d.u, l.ffnNorm, n))
 		q.do(o.Ternary(d.up, l.up.Rows, &l.up, &d.in, n))
@@ -211,12 +220,13 @@ func (d *gpuWork) queue(w *Work) error {
 		q.do(o.Activate(d.up, d.gate, d.up, n*c.FFN, activation(c.FFNKind)))
 		q.do(d.put(&d.ff, d.up, l.ffnSub, n))
 		q.do(o.Ternary(d.y, l.down.Rows, &l.down, &d.ff, n))
-		m := cuda.Mix{X: x, Y: d.y, Write: l.mhcFFN, Mean: d.final}
+		m, site := cuda.Mix{X: x, Y: d.y, Write: l.mhcFFN, Mean: d.final}, -1
 		if i < last {
 			to := &g.layers[i+1]
+			site = 2 * (i + 1)
 			m = cuda.Mix{X: x, Y: d.y, Write: l.mhcFFN, Initial: initial, Scalars: to.scalars, U: d.u, Read: to.mhcAttn}
 		}
-		q.do(o.Mix(m, n, c.Streams, c.Dim))
+		q.do(d.mix(m, site, n))
 	}
 	h := &cuda.Head{Table: &g.head, X: d.final, Softcap: float32(c.LogitSoftcap)}
 	eps := float32(c.NormEps)

@@ -146,7 +146,7 @@ func (s MHCShape) ScratchBytes(tokens int) (sum int) {
 }
 
 // Sites takes the sites of a network, and memory for the backward of up to that many tokens: 0 if
-// there is none. It waits for the device.
+// there is none. Of static sites it keeps a table on the device, and waits for its upload.
 func (m *MHC) Sites(shape MHCShape, sites []MHCSite, tokens int) (*MHCSites, error) {
 	if err := shape.check(); err != nil {
 		return nil, err
@@ -167,17 +167,13 @@ func (m *MHC) Sites(shape MHCShape, sites []MHCSite, tokens int) (*MHCSites, err
 }
 
 func (m *MHC) allocate(x *MHCSites) (err error) {
-	fields := make([]uint64, 0, 11*len(x.sites))
-	for _, s := range x.sites {
-		for _, p := range []Ptr{s.Pre, s.Post, s.Res, s.Gate, s.Proj, s.GPre, s.GPost, s.GRes, s.GGate, s.GProj, s.Coef} {
-			fields = append(fields, uint64(p))
+	if !x.shape.Dynamic { // Prepare goes through all sites
+		if err = m.upload(x); err != nil {
+			return err
 		}
 	}
-	if x.table, err = m.t.Alloc(uint64(8 * len(fields))); err != nil {
-		return err
-	}
-	if err = Upload(m.t, x.table, fields); err != nil || x.tokens == 0 {
-		return first(err, m.t.Wait())
+	if x.tokens == 0 {
+		return nil
 	}
 	if x.scratch, err = m.t.Alloc(uint64(x.shape.ScratchBytes(x.tokens))); err != nil {
 		return err
@@ -187,7 +183,21 @@ func (m *MHC) allocate(x *MHCSites) (err error) {
 		*p = at
 		at += Ptr(parts[i])
 	}
-	return m.t.Wait()
+	return nil
+}
+
+// upload copies the table of sites to the device.
+func (m *MHC) upload(x *MHCSites) (err error) {
+	fields := make([]uint64, 0, 11*len(x.sites))
+	for _, s := range x.sites {
+		for _, p := range []Ptr{s.Pre, s.Post, s.Res, s.Gate, s.Proj, s.GPre, s.GPost, s.GRes, s.GGate, s.GProj, s.Coef} {
+			fields = append(fields, uint64(p))
+		}
+	}
+	if x.table, err = m.t.Alloc(uint64(8 * len(fields))); err != nil {
+		return err
+	}
+	return first(Upload(m.t, x.table, fields), m.t.Wait())
 }
 
 // first is the first error.

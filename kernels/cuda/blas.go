@@ -82,11 +82,8 @@ func OpenBlas(dirs ...string) (*BlasLibrary, error) {
 
 // Version of the library, such as "13.1.0".
 func (l *BlasLibrary) Version() string {
-	v := l.api.Version()
-	if v >= 100000 { // major·10000 + minor·100 + patch
-		return fmt.Sprintf("%d.%d.%d", v/10000, v/100%100, v%100)
-	}
-	return fmt.Sprintf("%d.%d.%d", v/1000, v/100%10, v%100)
+	v := l.api.Version() // major·10000 + minor·100 + patch
+	return fmt.Sprintf("%d.%d.%d", v/10000, v/100%100, v%100)
 }
 
 // Path is the file of the library.
@@ -165,7 +162,8 @@ type Product struct {
 	LDA, LDB, LDC, LDD int
 	// TransA says that A is stored as [K][M], TransB that B is stored as [N][K].
 	TransA, TransB bool
-	// Alpha and Beta are whole numbers for products of I8. With Beta 0 C is not read.
+	// Alpha and Beta are whole numbers for products of I8, which need TransB and not TransA, and N, K
+	// and the distances of rows in fours. With Beta 0 C is not read.
 	Alpha, Beta float32
 	// Batch is the number of products, 0 like 1; the matrices of one are StrideA ... after those of the
 	// one before. A stride of 0 is the same matrix again, which D cannot be.
@@ -205,10 +203,16 @@ func (p *Product) complete() error {
 	if p.M < 0 || p.N < 0 || p.K < 1 || p.Batch < 0 || max(p.M, p.N, p.K, p.Batch) > math.MaxInt32 {
 		return wrong("no such shape")
 	}
+	if p.M == 0 || p.N == 0 {
+		return nil // nothing to do
+	}
 	ok := p.TypeD == p.TypeA || p.TypeD == BlasF32
 	switch p.TypeA {
 	case BlasF32, BlasF16, BlasBF16:
-	case BlasI8:
+	case BlasI8: // the only form that the library has
+		if p.TransA || !p.TransB || p.N%4 != 0 || p.K%4 != 0 {
+			return wrong("products of int8 take A as it is, B transposed, and N and K in fours")
+		}
 		ok = p.TypeD == BlasI32 && math.Trunc(float64(p.Alpha)) == float64(p.Alpha) && math.Trunc(float64(p.Beta)) == float64(p.Beta)
 	default:
 		ok = false

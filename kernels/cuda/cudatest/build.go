@@ -215,6 +215,7 @@ func libraries() (string, error) {
 	t := &target{name: "lib"}
 	for _, l := range [][]string{
 		{"libcuda.so.1", "libcuda.c", "-ldl", "-lpthread"},
+		{"libcublasLt.so.13", "libcublaslt.c", "-O3", "-ffp-contract=off", "-ldl"},
 		{"libnvrtc.so.13", "libnvrtc.c", `-DHOME_OF_HOST="` + filepath.Join(home, "src") + `"`},
 	} {
 		source := filepath.Join(data, l[1])

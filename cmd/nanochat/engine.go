@@ -39,13 +39,18 @@ func (e *engineFlags) threads() int {
 	return team.DefaultSize()
 }
 
+// deviceFlag is of the commands that can compute on a GPU.
+type deviceFlag struct {
+	Device string `env:"NANOCHAT_DEVICE" enum:"cpu,cuda,auto" default:"cpu" help:"Where to compute: cpu, cuda (an NVIDIA GPU), auto (a GPU if there is one that can be used) (default: ${default})."`
+}
+
 // runFlags are shared by the commands that run a model.
 type runFlags struct {
 	KV        string `name:"kv" enum:"f16,int8" default:"f16" help:"Storage of the cache: f16 or int8 (default: ${default})."`
 	Pin       bool   `help:"Bind threads to processors."`
 	HugePages bool   `help:"Copy the weights into memory with huge pages (default: on); without it they stay where the file is mapped." default:"true" negatable:""`
-	Device    string `env:"NANOCHAT_DEVICE" enum:"cpu,cuda,auto" default:"cpu" help:"Where to compute: cpu, cuda (an NVIDIA GPU), auto (a GPU if there is one that can be used) (default: ${default})."`
-	Tune      string `env:"NANOCHAT_TUNE" enum:"off,auto,refresh" default:"off" help:"Measure which kernel is fastest for each shape and remember it: off, auto, refresh (default: ${default})."`
+	deviceFlag
+	Tune string `env:"NANOCHAT_TUNE" enum:"off,auto,refresh" default:"off" help:"Measure which kernel is fastest for each shape and remember it: off, auto, refresh (default: ${default})."`
 }
 
 func (r *runFlags) kv() kernels.KVType {
@@ -99,8 +104,14 @@ func (a *app) openModel(path string, o chat.Options) (*chat.Model, error) {
 	if err != nil {
 		return nil, flagNames(err)
 	}
-	if _, why := m.Device(); why != nil {
+	_, why := m.Device()
+	a.onProcessor(why)
+	return m, nil
+}
+
+// onProcessor says why the processor computes although a GPU was preferred; nil: it was not.
+func (a *app) onProcessor(why error) {
+	if why != nil {
 		fmt.Fprintf(a.stderr, "computing on the processor: %s\n", oneLine(why.Error()))
 	}
-	return m, nil
 }

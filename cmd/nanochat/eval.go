@@ -3,13 +3,16 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
+	"github.com/architehc/nanochat/core/chat"
 	"github.com/architehc/nanochat/core/data"
 	"github.com/architehc/nanochat/core/eval"
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/core/tokenizer"
+	"github.com/architehc/nanochat/kernels/cuda"
 	"github.com/architehc/nanochat/kernels/team"
 )
 
@@ -32,6 +35,7 @@ type evalBPBCmd struct {
 	JSON      bool     `name:"json" help:"Print JSON."`
 	KV        string   `name:"kv" enum:"f16,int8" default:"f16" help:"Storage of the cache: f16, as in training, or int8 (default: ${default})."`
 	engineFlags
+	deviceFlag
 }
 
 // Help is the longer help text.
@@ -58,6 +62,7 @@ type bpbReport struct {
 	Each      []bpbOfText `json:"each,omitempty"`
 	Seconds   float64     `json:"seconds"`
 	TokS      float64     `json:"tok_s"`
+	Device    string      `json:"device"`
 	Kernel    string      `json:"kernel"`
 	Threads   int         `json:"threads"`
 }
@@ -105,11 +110,20 @@ func (c *evalBPBCmd) Run(a *app) (err error) {
 	}
 	tm := team.New(c.threads(), team.Options{})
 	defer tm.Close()
-	e, err := eval.New(m, tok, eval.Options{Team: tm, KVType: (&runFlags{KV: c.KV}).kv()})
+	gpu, why, err := chat.OnDevice(m, c.Device, cuda.FromEnvironment(os.Getenv))
+	if err != nil {
+		return err
+	}
+	a.onProcessor(why)
+	r := bpbReport{Model: c.Model, Window: int(c.Window), Overlap: int(c.Overlap), Device: chat.DeviceCPU, Kernel: set.Name, Threads: tm.Size()}
+	if gpu != nil {
+		defer gpu.Device().Close()
+		r.Device, r.Kernel = gpu.Device().Name, chat.DeviceCUDA
+	}
+	e, err := eval.New(m, tok, eval.Options{Team: tm, GPU: gpu, KVType: (&runFlags{KV: c.KV}).kv()})
 	if err != nil {
 		return evalFlags(err)
 	}
-	r := bpbReport{Model: c.Model, Window: int(c.Window), Overlap: int(c.Overlap), Kernel: set.Name, Threads: tm.Size()}
 	r.SHA256, _ = f.StringOr("nanochat.sha256", "")
 	if r.Window == 0 {
 		r.Window = m.Config().Context
@@ -182,7 +196,11 @@ func (r *bpbReport) pairs() []pair {
 	if r.Overlap > 0 {
 		p[3].value += fmt.Sprintf(", %d of them from the window before", r.Overlap)
 	}
-	p = append(p, pair{"time", fmt.Sprintf("%.1f s, %.0f tok/s, %s on %s", r.Seconds, r.TokS, r.Kernel, plural(r.Threads, "thread"))})
+	where := plural(r.Threads, "thread")
+	if r.Kernel == chat.DeviceCUDA {
+		where = r.Device
+	}
+	p = append(p, pair{"time", fmt.Sprintf("%.1f s, %.0f tok/s, %s on %s", r.Seconds, r.TokS, r.Kernel, where)})
 	for _, d := range r.Each {
 		p = append(p, pair{"document", fmt.Sprintf("%.4f  %8d bytes  %s", d.BPB, d.Bytes, d.Path)})
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/architehc/nanochat/core/model"
+	"github.com/architehc/nanochat/kernels/cuda"
 )
 
 // The names of Options.Device.
@@ -22,27 +23,35 @@ func (m *Model) Device() (name string, note error) {
 	return DeviceCPU, m.note
 }
 
-// openGPU puts the model on a GPU if o wants that; nil is the processor.
-func (m *Model) openGPU(o Options) (*model.GPU, error) {
-	switch o.Device {
+// OnDevice puts m on the GPU that name asks for, one of the Device names; "" is DeviceCPU. Where
+// the processor is to compute, gpu is nil; note says why it is, where DeviceAuto fell back to it.
+// The caller closes gpu.Device().
+func OnDevice(m *model.Model, name string, setup cuda.Setup) (gpu *model.GPU, note, err error) {
+	switch name {
 	case "", DeviceCPU:
-		return nil, nil
+		return nil, nil, nil
 	case DeviceCUDA, DeviceAuto:
 	default:
-		return nil, fmt.Errorf("chat: device %q, expected %s, %s or %s", o.Device, DeviceCPU, DeviceCUDA, DeviceAuto)
+		return nil, nil, fmt.Errorf("chat: device %q, expected %s, %s or %s", name, DeviceCPU, DeviceCUDA, DeviceAuto)
 	}
-	device, image, err := o.CUDA.Open(0)
-	var gpu *model.GPU
+	device, image, err := setup.Open(0)
 	if err == nil {
-		if gpu, err = model.NewGPU(m.model, device, image); err == nil {
-			m.device = device
-			return gpu, nil
+		if gpu, err = model.NewGPU(m, device, image); err == nil {
+			return gpu, nil, nil
 		}
 		device.Close()
 	}
-	if o.Device == DeviceAuto {
-		m.note = err
-		return nil, nil
+	if name == DeviceAuto {
+		return nil, err, nil
 	}
-	return nil, err
+	return nil, nil, err
+}
+
+// openGPU puts the model on a GPU if o wants that; nil is the processor.
+func (m *Model) openGPU(o Options) (gpu *model.GPU, err error) {
+	gpu, m.note, err = OnDevice(m.model, o.Device, o.CUDA)
+	if gpu != nil {
+		m.device = gpu.Device()
+	}
+	return gpu, err
 }

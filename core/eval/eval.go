@@ -17,10 +17,13 @@ import (
 type Options struct {
 	// Team computes. It must not be used meanwhile, and stays the caller's.
 	Team *team.Team
+	// GPU computes the network in place of the team, if it is not nil. It is of the
+	// evaluator's model.
+	GPU *model.GPU
 	// KVType is the storage of keys and values. Training has the default value, f16.
 	KVType kernels.KVType
-	// StepTokens is the number of tokens computed at once. The default value is 1024,
-	// or less where their logits would fill more than 256 MiB.
+	// StepTokens is the number of tokens computed at once. The default value is 1024, on a
+	// GPU 4096, or less where their logits would fill more than 256 MiB.
 	StepTokens int
 }
 
@@ -67,6 +70,7 @@ func (e *Error) Error() string {
 
 const (
 	normalStep = 1024
+	gpuStep    = 4096
 	mostLogits = 256 << 20 // bytes
 	// mostSeqs bounds the sequences of a step, each of which has a page at least.
 	mostSeqs = 64
@@ -112,19 +116,33 @@ func New(m *model.Model, tok *tokenizer.Tokenizer, o Options) (*Evaluator, error
 	}
 	size := o.StepTokens
 	if size == 0 {
-		size = max(1, min(normalStep, mostLogits/(4*c.Vocab)))
+		size = normalStep
+		if o.GPU != nil {
+			size = gpuStep
+		}
+		size = max(1, min(size, mostLogits/(4*c.Vocab)))
 	}
 	e := &Evaluator{m: m, tok: tok, team: o.Team, size: size, nats: make([]float64, size)}
-	var err error
-	if e.work, err = model.NewWork(m, o.Team, size); err != nil {
-		return nil, err
-	}
 	// The open sequence may fill the context; the others share the tokens of a step.
 	pages := (c.Context+kernels.PageLen-1)/kernels.PageLen + size/kernels.PageLen + mostSeqs + 1
-	if e.pool, err = model.NewPool(m, pages, o.KVType); err != nil {
+	if err := e.allocate(o.GPU, pages, o.KVType); err != nil {
 		return nil, err
 	}
 	return e, nil
+}
+
+// allocate makes room for steps and that many pages, where they are computed.
+func (e *Evaluator) allocate(gpu *model.GPU, pages int, kv kernels.KVType) (err error) {
+	if gpu == nil {
+		if e.work, err = model.NewWork(e.m, e.team, e.size); err == nil {
+			e.pool, err = model.NewPool(e.m, pages, kv)
+		}
+		return err
+	}
+	if e.work, err = model.NewGPUWork(gpu, e.size); err == nil {
+		e.pool, err = model.NewGPUPool(gpu, pages, kv)
+	}
+	return err
 }
 
 // sequence adds tokens that the model sees from position 0 on, with their targets

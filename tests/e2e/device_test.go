@@ -12,7 +12,7 @@ import (
 	"github.com/architehc/nanochat/kernels/cuda/cudatest"
 )
 
-// TestDevice: the emulated GPU gives the text of the processor; its kernels are compiled
+// TestDevice: the emulated GPU gives the text and the measures of the processor; its kernels are compiled
 // once and kept.
 func TestDevice(t *testing.T) {
 	if cudatest.OnGPU(os.Getenv) {
@@ -37,6 +37,14 @@ func TestDevice(t *testing.T) {
 		}
 		env = append(env, "PATH=") // no compiler: from the cache
 	}
+	text := corpus(t, "device.jsonl", 2, 60, 20)
+	bpb := []string{"eval", "bpb", "tiny.gguf", text, "--json", "--window", "24", "--device"}
+	onCPU, onGPU := runEnv(t, env, "", append(bpb, "cpu")...), runEnv(t, env, "", append(bpb, "cuda")...)
+	numbers, _, _ := strings.Cut(onCPU.stdout, `"seconds"`) // before it stands what was measured
+	if onCPU.code != 0 || onGPU.code != 0 || !strings.Contains(numbers, `"bpb"`) || !strings.HasPrefix(onGPU.stdout, numbers) ||
+		!strings.Contains(onGPU.stdout, `"kernel": "cuda"`) || !strings.Contains(onGPU.stdout, "Emulated GPU 0") {
+		t.Errorf("exit %d and %d: %s%s%s", onCPU.code, onGPU.code, onCPU.stdout, onGPU.stdout, onGPU.stderr)
+	}
 	if r := runEnv(t, env, "", "doctor"); !strings.Contains(r.stdout, "Emulated GPU 0") {
 		t.Errorf("doctor says %q", r.stdout)
 	}
@@ -51,6 +59,10 @@ func TestDevice(t *testing.T) {
 	}
 	r = runEnv(t, none, "", append(args, "auto")...)
 	if r.code != 0 || r.stdout != want.stdout || !strings.Contains(r.stderr, "computing on the processor: the CUDA driver was not found") {
+		t.Errorf("exit %d, %q, %s", r.code, r.stdout, r.stderr)
+	}
+	r = runEnv(t, none, "", append(bpb, "auto")...)
+	if r.code != 0 || !strings.HasPrefix(r.stdout, numbers) || !strings.Contains(r.stderr, "computing on the processor: the CUDA driver was not found") {
 		t.Errorf("exit %d, %q, %s", r.code, r.stdout, r.stderr)
 	}
 	noMemory := append(env, "FAKE_CUDA_MEMORY=50000")

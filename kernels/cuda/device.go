@@ -69,6 +69,23 @@ func (d *Driver) Devices() ([]Info, error) {
 	return list, nil
 }
 
+// Fail makes err what waiting on the device and further calls of Do return, as after a loss: for a
+// fault elsewhere that makes the device's results wrong. The first one counts.
+func (v *Device) Fail(err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.lost == nil {
+		v.lost = err
+	}
+}
+
+// failed is what Fail or a loss left.
+func (v *Device) failed() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.lost
+}
+
 // about is the error of a result, of a call about a device without a context; nil if it is 0.
 func (d *Driver) about(call string, ordinal int, c code) error {
 	if c == 0 {
@@ -174,11 +191,8 @@ func (v *Device) serve(device int32, started chan<- error) {
 // Do runs f on the thread of the device and returns its error. The *Thread must not be
 // kept. A panic of f is returned as an error.
 func (v *Device) Do(f func(*Thread) error) error {
-	v.mu.Lock()
-	lost := v.lost
-	v.mu.Unlock()
-	if lost != nil {
-		return lost
+	if err := v.failed(); err != nil {
+		return err
 	}
 	done := make(chan error, 1)
 	select {

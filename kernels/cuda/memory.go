@@ -134,6 +134,12 @@ func (t *Thread) Free(at Ptr) error {
 	return nil
 }
 
+// FreeMemory is the bytes of the device that nobody uses, and all there are.
+func (t *Thread) FreeMemory() (free, total uint64, err error) {
+	err = t.check("cuMemGetInfo", t.api.MemInfo(&free, &total))
+	return free, total, err
+}
+
 // Memory is the bytes in use, the most there were, and what is held in all.
 func (t *Thread) Memory() (used, peak, held uint64) {
 	return t.pool.used, t.pool.peak, t.pool.held

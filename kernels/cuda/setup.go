@@ -39,3 +39,9 @@ func (s Setup) Open(ordinal int) (*Device, Image, error) {
 	cache.Compiler, cache.Err = OpenCompiler(s.LibDirs...)
 	return device, cache.Cubin, nil
 }
+
+// Blas opens the library of products of dense matrices, which training needs.
+func (s Setup) Blas() (*BlasLibrary, error) { return OpenBlas(s.LibDirs...) }
+
+// NCCL opens the library of operations of several devices, which training on several needs.
+func (s Setup) NCCL() (*NCCL, error) { return OpenNCCL(s.LibDirs...) }

@@ -54,7 +54,10 @@ func (t *Thread) free() {
 
 // Wait waits until all that was queued is done; errors of kernels come here at the latest.
 func (t *Thread) Wait() error {
-	return t.check("cuStreamSynchronize", t.api.StreamSync(t.stream))
+	if err := t.check("cuStreamSynchronize", t.api.StreamSync(t.stream)); err != nil {
+		return err
+	}
+	return t.device.failed()
 }
 
 // Upload copies src to dst, which has room for it. Memory that is not pinned is copied

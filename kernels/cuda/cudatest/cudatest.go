@@ -60,6 +60,15 @@ func Setup(getenv func(string) string) (dirs []string, image cuda.Image, missing
 	return []string{dir}, Image, "", err
 }
 
+// Blas opens the products of the device of Setup.
+func Blas(getenv func(string) string) (*cuda.BlasLibrary, error) {
+	dirs, _, _, err := Setup(getenv)
+	if err != nil {
+		return nil, err
+	}
+	return cuda.OpenBlas(dirs...)
+}
+
 // Image gives the host build of a kernel source in the place of its code.
 func Image(name, _ string) ([]byte, error) {
 	path, err := kernels(name)

@@ -75,6 +75,7 @@ type GPUTrainer struct {
 // gpuTools is the kernels and what they know of the network.
 type gpuTools struct {
 	ops    *cuda.Ops
+	fused  *cuda.Forward
 	train  *cuda.Train
 	flash  *cuda.Flash
 	loss   *cuda.Loss
@@ -168,6 +169,7 @@ func (g *GPUTrainer) open(t *cuda.Thread, image cuda.Image) (err error) {
 	}
 	for _, load := range []func() error{
 		func() error { g.ops, err = t.Ops(image); return err },
+		func() error { g.fused, err = t.Forward(image); return err },
 		func() error { g.train, err = t.Train(image); return err },
 		func() error { g.flash, err = t.Flash(image); return err },
 		func() error { g.loss, err = t.Loss(image); return err },

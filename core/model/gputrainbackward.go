@@ -4,22 +4,6 @@ import (
 	"github.com/architehc/nanochat/kernels/cuda"
 )
 
-// lastNorm puts what the last layer leaves, its streams joined and normed, in front of the
-// head.
-func (p *gpuPass) lastNorm() {
-	x := or(p.final, p.layers[len(p.layers)-1].left)
-	if p.cfg.Streams == 1 {
-		x = p.layers[len(p.layers)-1].left
-	}
-	if p.int8Head {
-		p.do(p.ops.RMSNormQuantize(&p.finalAct, 0, x, p.norm.w, p.eps(), p.n))
-		p.do(p.train.Factors(cuda.Factor{Act: &p.finalAct, BF16: p.headFactor, F16: p.headX}, p.n))
-		return
-	}
-	p.do(p.ops.Norm(p.final, x, p.norm.w, p.eps(), p.n, p.dim))
-	p.do(p.train.Round(p.headFactor, p.headX, p.final, p.n*p.dim))
-}
-
 // head computes the loss and, if the pass learns, the gradient of the head and of what is in
 // front of it, a block of tokens at a time.
 func (p *gpuPass) head() {

@@ -38,15 +38,27 @@ func (p *gpuPass) forward() {
 			p.enter(&p.layers[i+1], m)
 		} else {
 			m.Out = l.left
-			if p.cfg.Streams > 1 {
-				m.Mean = p.final
-			}
-			p.do(p.ops.Mix(m, p.n, p.cfg.Streams, p.dim))
+			p.leaveLast(m)
 		}
 		p.mark(partNorms)
 	}
-	p.lastNorm()
-	p.mark(partNorms)
+}
+
+// leaveLast queues m, with which the last layer ends, and puts its result, the streams joined
+// and normed, in front of the head.
+func (p *gpuPass) leaveLast(m cuda.Mix) {
+	if p.int8Head {
+		p.do(p.fused.Mix(&p.finalAct, &m, p.norm.w, p.eps(), p.n, p.cfg.Streams))
+		p.do(p.train.Factors(cuda.Factor{Act: &p.finalAct, BF16: p.headFactor, F16: p.headX}, p.n))
+		return
+	}
+	x := m.Out
+	if p.cfg.Streams > 1 {
+		m.Mean, x = p.final, p.final
+	}
+	p.do(p.ops.Mix(m, p.n, p.cfg.Streams, p.dim))
+	p.do(p.ops.Norm(p.final, x, p.norm.w, p.eps(), p.n, p.dim))
+	p.do(p.train.Round(p.headFactor, p.headX, p.final, p.n*p.dim))
 }
 
 // or is p, or q if there is none.
@@ -79,21 +91,19 @@ func (p *gpuPass) enter(l *gpuTrainLayer, m cuda.Mix) {
 
 // read queues m and puts what a layer function reads from its result, normed, into in.
 func (p *gpuPass) read(site *gpuSite, m cuda.Mix, in *cuda.Act, weight cuda.Ptr) {
-	u := m.Out
-	if p.cfg.Streams > 1 {
-		u = p.u
+	if !p.dynamic() {
+		m.Read = site.coef
+		if m.Y == 0 && m.Scalars == 0 {
+			m.Out = 0 // the streams are as they were
+		}
+		p.do(p.fused.Mix(in, &m, weight, p.eps(), p.n, p.cfg.Streams))
+		return
 	}
-	if p.cfg.Streams > 1 && !p.dynamic() {
-		m.U, m.Read = u, site.coef
-	}
-	if p.cfg.Streams > 1 || m.Y != 0 || m.Scalars != 0 {
+	if m.Y != 0 || m.Scalars != 0 {
 		p.do(p.ops.Mix(m, p.n, p.cfg.Streams, p.dim))
 	}
-	if p.dynamic() {
-		c := &cuda.MHCCoefs{X: m.Out, Coef: site.coef, U: u, Z: site.z, Inverse: site.inverse}
-		p.do(p.mhc.Coefs(p.sites, site.number, c, p.n))
-	}
-	p.do(p.ops.RMSNormQuantize(in, 0, u, weight, p.eps(), p.n))
+	p.do(p.mhc.Coefs(p.sites, site.number, &cuda.MHCCoefs{X: m.Out, Coef: site.coef, U: p.u, Z: site.z, Inverse: site.inverse}, p.n))
+	p.do(p.fused.Quantize(in, p.u, weight, p.eps(), p.n))
 }
 
 // layer computes l from what its attention reads to what its down projection does.
@@ -105,7 +115,7 @@ func (p *gpuPass) layer(l *gpuTrainLayer) {
 	p.do(p.train.Rotate(l.rotated, &r, p.docs))
 	p.do(p.flash.Forward(l.att, l.lse, l.rotated, p.attention()))
 	p.mark(partAttention)
-	p.put(&l.attOut, l.att, l.attnSub.w)
+	p.do(p.fused.Quantize(&l.attOut, l.att, l.attnSub.w, p.eps(), p.n))
 	p.mark(partNorms)
 	p.project(y, &l.o, &l.attOut)
 	p.mark(partProjections)
@@ -113,7 +123,7 @@ func (p *gpuPass) layer(l *gpuTrainLayer) {
 	p.mark(partNorms)
 	p.project(l.upY, &l.up, &l.ffnIn)
 	p.mark(partProjections)
-	p.activate(l)
+	p.do(p.fused.Activate(&l.ff, l.upY, l.ffnSub.w, activation(p.cfg.FFNKind), p.eps(), p.n))
 	p.mark(partNorms)
 }
 
@@ -126,25 +136,9 @@ func (p *gpuPass) rotation(l *gpuTrainLayer, qkv cuda.Ptr) cuda.TrainRotation {
 	}
 }
 
-// activate makes the results of up, and gate, the input of the down projection.
-func (p *gpuPass) activate(l *gpuTrainLayer) {
-	gate := l.upY + cuda.Ptr(4*p.ffn)
-	p.do(p.ops.Activate(p.hidden, gate, l.upY, p.n*p.ffn, activation(p.cfg.FFNKind)))
-	p.put(&l.ff, p.hidden, l.ffnSub.w)
-}
-
 // project computes dst = w·in.
 func (p *gpuPass) project(dst cuda.Ptr, w *gpuMatrix, in *cuda.Act) {
 	p.do(p.ops.Ternary(dst, w.rows, &w.packed, in, p.n))
-}
-
-// put makes x the input in, normed first if there is a weight.
-func (p *gpuPass) put(in *cuda.Act, x, weight cuda.Ptr) {
-	if weight == 0 {
-		p.do(p.ops.Quantize(in, x, p.n))
-	} else {
-		p.do(p.ops.RMSNormQuantize(in, 0, x, weight, p.eps(), p.n))
-	}
 }
 
 func (p *gpuPass) attention() cuda.FlashShape {

@@ -17,13 +17,12 @@ type gpuScratchSpace struct {
 	embedPart cuda.Ptr    // scratch of EmbedBack
 	results   cuda.Ptr    // [tokens][4]
 	finalAct  cuda.Act    // in front of an int8 head
-	final     cuda.Ptr    // the mean of the streams, and of a float head its norm: [tokens][Dim]
+	final     cuda.Ptr    // in front of a float head: the mean of the streams, then its norm, [tokens][Dim]
 
 	// Of the forward.
-	u      cuda.Ptr // what a layer function reads of several streams, [tokens][Dim]
-	hidden cuda.Ptr // activated, [tokens][FFN]
-	qkvY   cuda.Ptr // where the tape does not keep it
-	y      cuda.Ptr // the same
+	u    cuda.Ptr // what a layer function reads where that depends on the token, [tokens][Dim]
+	qkvY cuda.Ptr // where the tape does not keep it
+	y    cuda.Ptr // the same
 
 	// Of the head.
 	logits, dz        cuda.Ptr // f32, bf16 [block][vocabStride]
@@ -63,7 +62,7 @@ func (n *gpuNet) layOutScratch() {
 	if n.int8Head {
 		n.finalAct = n.actIn(gpuScratch, n.dim, n.dim)
 	}
-	if n.cfg.Streams > 1 || !n.int8Head {
+	if !n.int8Head {
 		n.final = floats(n.dim)
 	}
 	for i, width := range []int{n.ffn, n.dim, n.q, 2 * n.cfg.HeadDim, n.dim} {
@@ -75,13 +74,12 @@ func (n *gpuNet) layOutScratch() {
 	n.flags = r.take(4 * n.quantised())
 
 	shared := r.at
-	n.hidden = floats(n.ffn)
 	if !n.cfg.QKNorm {
 		n.qkvY = floats(n.stack)
 	}
 	if n.cfg.Streams == 1 {
 		n.y = floats(n.dim)
-	} else {
+	} else if n.dynamic() {
 		n.u = floats(n.dim)
 	}
 	r.at = shared

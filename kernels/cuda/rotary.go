@@ -44,6 +44,9 @@ func (r *TrainRotation) turn(d Docs) (turnArgs, int, error) {
 	return t, n, checkTokens(n)
 }
 
+// chunks is how many times 64 elements a head has room in.
+func (r *TrainRotation) chunks() int { return (r.HeadDim + 63) / 64 }
+
 type rotateTrainArgs struct {
 	x, y, qNorm, kNorm Ptr
 	turn               turnArgs
@@ -60,7 +63,7 @@ func (x *Train) Rotate(y Ptr, r *TrainRotation, d Docs) error {
 	}
 	units := n * ((r.Heads + 2*r.KVHeads + 1) / 2)
 	s := Shape{Grid: [3]uint32{uint32((units + 7) / 8), 1, 1}, Block: [3]uint32{256, 1, 1}}
-	return Launch(x.t, x.rotate, s, &rotateTrainArgs{r.X, y, r.QNorm, r.KNorm, turn, int32(n), r.Eps})
+	return Launch(x.t, x.rotate[r.chunks()].Kernel, s, &rotateTrainArgs{r.X, y, r.QNorm, r.KNorm, turn, int32(n), r.Eps})
 }
 
 // RotateBack is the backward of Rotate.
@@ -90,12 +93,13 @@ func (x *Train) RotateBack(r *RotateBack, d Docs) (qNorm, kNorm PartialSum, err 
 	if err != nil {
 		return qNorm, kNorm, err
 	}
-	s := x.shape(n, 256)
+	k := x.rotateBack[r.chunks()]
+	s := x.shape(k, n, 256)
 	if r.QNorm != 0 {
 		qNorm = partialSum(r.Partial, s, r.HeadDim, 2*r.HeadDim)
 		kNorm = partialSum(r.Partial+Ptr(4*r.HeadDim), s, r.HeadDim, 2*r.HeadDim)
 	}
-	return qNorm, kNorm, Launch(x.t, x.rotateBack, s, &rotateBackArgs{
+	return qNorm, kNorm, Launch(x.t, k.Kernel, s, &rotateBackArgs{
 		dq: r.DQ, dk: r.DK, dv: r.DV, x: r.X, qNorm: r.QNorm, kNorm: r.KNorm, scale: scaleOf(r.Input.Act), dyb: r.DYB, partial: r.Partial,
 		turn: turn, input: input, tokens: int32(n), eps: r.Eps,
 	})

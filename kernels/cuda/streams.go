@@ -28,19 +28,24 @@ type leaveArgs struct {
 
 // Leave queues l.
 func (x *Train) Leave(l *Leave, n int) error {
-	input, err := l.Input.args()
-	if err != nil {
-		return err
-	}
 	p, err := x.planStreams(l.Streams, l.Dim, n)
 	if err != nil {
 		return err
 	}
-	threads := min(p.threads, 512)
-	return Launch(x.t, x.leave[l.Streams], x.shape(n, threads), &leaveArgs{
+	a, err := l.args(n)
+	if err != nil {
+		return err
+	}
+	k := x.leave[l.Streams]
+	return Launch(x.t, k.Kernel, x.shape(k, n, min(p.threads, 512)), &a)
+}
+
+func (l *Leave) args(n int) (leaveArgs, error) {
+	input, err := l.Input.args()
+	return leaveArgs{
 		dx: l.DX, old: l.Old, x: l.X, y: l.Y, coef: l.Coef, coefGrad: l.CoefGrad, dyb: l.DYB, scale: scaleOf(l.Input.Act), input: input,
 		tokens: int32(n), dim: int32(l.Dim), coefStride: int32(l.CoefStride),
-	})
+	}, err
 }
 
 // planStreams checks the shape of streams.
@@ -61,11 +66,17 @@ func (x *Train) planStreams(streams, dim, n int) (plan, error) {
 	return p, err
 }
 
-// Enter is the backward of the reading of a layer function's input from the streams and of its norm.
+// Enter is the backward of the reading of a layer function's input from the streams and of its norm, of the
+// residual scalars in front of it, and of the writing in front of those.
 type Enter struct {
-	D  Ptr // f32 [n][Dim]: the gradient of the normed input, times the gain of Act
-	DX Ptr // f32 [n][Streams][Dim]: added to
-	X  Ptr // f32 [n][Streams][Dim]: the streams that were read
+	// D [n][Dim] is the gradient of the normed input, times the gain of Act: float32, or, with HalfD,
+	// bfloat16. 0: nothing was read; only Residual and Next are done.
+	D     Ptr
+	HalfD bool
+	DX    Ptr // f32 [n][Streams][Dim]: added to; with Next it becomes that of the streams in front of the writing
+	// X f32 [n][Streams][Dim] is the streams that were read. It is not used, and need not have been kept, with
+	// Residual, or with Next and more than one stream: it is computed again, to the bit.
+	X Ptr
 	// Weight [Dim] is the norm's. Partial has PartialBytes.
 	Weight, Partial Ptr
 	Act             *Act // of the normed input; nil: it is not int8
@@ -73,13 +84,17 @@ type Enter struct {
 	Coef, CoefGrad Ptr
 	CoefStride     int
 	Residual       *Residual // nil: there are no residual scalars in front of the reading
-	Streams, Dim   int
-	Eps            float32
+	// Next, unless it is nil, is the backward of the writing in front of all this, of the layer function before,
+	// in the same pass. Its DX, Old, Streams and Dim are not used. Nothing may have to be added to DX between
+	// the two, as dynamic mixing would. CoefGrad must be another one.
+	Next         *Leave
+	Streams, Dim int
+	Eps          float32
 }
 
 // Residual is X = Scalars[0]·Before + Scalars[1]·Initial in every stream, in front of a layer.
 type Residual struct {
-	Before  Ptr // f32 [n][Streams][Dim]; its gradient takes the place of that of X
+	Before  Ptr // f32 [n][Streams][Dim]; its gradient takes the place of that of X. Not used where X is not because of Next
 	Initial Ptr // f32 [n][Dim], the embedding
 	Scalars Ptr // f32 [2]
 	DEmbed  Ptr // f32 [n][Dim], the gradient of Initial: added to
@@ -88,8 +103,10 @@ type Residual struct {
 type enterArgs struct {
 	d, dx, x, weight, scale, coef, coefGrad, partial Ptr
 	before, initial, scalars, dembed                 Ptr
-	tokens, dim, coefStride                          int32
+	next                                             leaveArgs
+	tokens, dim, coefStride, half                    int32
 	eps                                              float32
+	_                                                int32
 }
 
 // Enter queues e. It returns the partial sums of the gradient of the weight and those of the scalars.
@@ -100,21 +117,30 @@ func (x *Train) Enter(e *Enter, n int) (weight, scalars PartialSum, err error) {
 	}
 	a := &enterArgs{
 		d: e.D, dx: e.DX, x: e.X, weight: e.Weight, scale: scaleOf(e.Act), coef: e.Coef, coefGrad: e.CoefGrad, partial: e.Partial,
-		tokens: int32(n), dim: int32(e.Dim), coefStride: int32(e.CoefStride), eps: e.Eps,
+		tokens: int32(n), dim: int32(e.Dim), coefStride: int32(e.CoefStride), half: flag(e.HalfD), eps: e.Eps,
 	}
-	s := x.shape(n, p.threads)
+	k := x.enter[[2]int{e.Streams, p.elements}]
+	if e.Next != nil {
+		k = x.enterNext[[2]int{e.Streams, p.elements}]
+		if a.next, err = e.Next.args(n); err != nil {
+			return weight, scalars, err
+		}
+	}
+	s := x.shape(k, n, p.threads)
 	weight = partialSum(e.Partial, s, e.Dim, e.Dim+4)
 	if r := e.Residual; r != nil {
 		a.before, a.initial, a.scalars, a.dembed = r.Before, r.Initial, r.Scalars, r.DEmbed
 		scalars = partialSum(e.Partial+Ptr(4*e.Dim), s, 2, e.Dim+4)
 	}
-	return weight, scalars, Launch(x.t, x.enter[enterKey(e.Streams, p.elements)], s, a)
+	return weight, scalars, Launch(x.t, k.Kernel, s, a)
 }
 
 // LastNormBack is the backward of the norm in front of the head and of the mean of the streams.
 type LastNormBack struct {
-	D Ptr // f32 [n][Dim]: the gradient of the head's input, times the gain of Act
-	X Ptr // f32 [n][Streams][Dim]: the streams that the last layer leaves
+	// D [n][Dim] is the gradient of the head's input, times the gain of Act: float32, or, with HalfD, bfloat16.
+	D     Ptr
+	HalfD bool
+	X     Ptr // f32 [n][Streams][Dim]: the streams that the last layer leaves
 	// Weight [Dim] is the norm's. Partial has PartialBytes.
 	Weight, Partial Ptr
 	Act             *Act // the head's int8 input; nil: it has none
@@ -126,8 +152,9 @@ type LastNormBack struct {
 
 type lastNormArgs struct {
 	d, x, weight, scale, dx, dembed, partial Ptr
-	tokens, dim, streams                     int32
+	tokens, dim, streams, half               int32
 	eps                                      float32
+	_                                        int32
 }
 
 // LastNormBack queues l.
@@ -136,9 +163,10 @@ func (x *Train) LastNormBack(l *LastNormBack, n int) (PartialSum, error) {
 	if err != nil {
 		return PartialSum{}, err
 	}
-	s := x.shape(n, p.threads)
-	return partialSum(l.Partial, s, l.Dim, l.Dim), Launch(x.t, x.lastNorm[p.elements], s, &lastNormArgs{
+	k := x.lastNorm[p.elements]
+	s := x.shape(k, n, p.threads)
+	return partialSum(l.Partial, s, l.Dim, l.Dim), Launch(x.t, k.Kernel, s, &lastNormArgs{
 		d: l.D, x: l.X, weight: l.Weight, scale: scaleOf(l.Act), dx: l.DX, dembed: l.DEmbed, partial: l.Partial,
-		tokens: int32(n), dim: int32(l.Dim), streams: int32(l.Streams), eps: l.Eps,
+		tokens: int32(n), dim: int32(l.Dim), streams: int32(l.Streams), half: flag(l.HalfD), eps: l.Eps,
 	})
 }

@@ -110,65 +110,146 @@ func coefGrad(d *mhc.CoefGrad) []float32 {
 
 func TestEnter(t *testing.T) {
 	set, r := reference(t), rand.New(rand.NewPCG(33, 34))
-	for k, c := range streamsCases {
-		residual := k%2 == 0
-		t.Run(fmt.Sprint(c, residual), func(t *testing.T) {
-			n := c.streams * c.dim
-			d, dx, v := vector(r, c.tokens*c.dim), vector(r, c.tokens*n), vector(r, c.tokens*n)
-			before, initial, dembed := vector(r, c.tokens*n), vector(r, c.tokens*c.dim), vector(r, c.tokens*c.dim)
-			weight, scalars := vector(r, c.dim), []float32{0.75, -0.3}
-			training(t, 1, func(th *cuda.Thread, x *cuda.Train) {
-				of, coef, stride := c.mixing(t, set, r, th)
-				in := inputsOf(t, th, r, c.tokens, c.dim)
-				grad, sum, de := areaOf[float32](t, th, 24*c.tokens), filled(t, th, dx), filled(t, th, dembed)
-				part, dscalars := partialOf(t, th, x, r, c.tokens, c.dim, c.dim), partialOf(t, th, x, r, 1, 16, 2)
-				e := &cuda.Enter{
-					D: put(t, th, in.scaled(set, d)), DX: sum.at, X: put(t, th, v), Weight: put(t, th, weight), Partial: part.scratch, Act: in.act,
-					Coef: coef, CoefStride: stride, CoefGrad: grad.at, Streams: c.streams, Dim: c.dim, Eps: 1e-5,
-				}
-				if residual {
-					e.Residual = &cuda.Residual{Before: put(t, th, before), Initial: put(t, th, initial), Scalars: put(t, th, scalars), DEmbed: de.at}
-				}
-				wsum, ssum, err := x.Enter(e, c.tokens)
-				require.NoError(t, err)
-
-				want, wantE, g := slices.Clone(dx), slices.Clone(dembed), in.divided(set, in.scaled(set, d))
-				dweight, ds, u := make([]float32, c.dim), make([]float32, 2), make([]float32, c.dim)
-				gotGrad := grad.read(t)
-				for i := range c.tokens {
-					coef, du, xi, dxi := of(i), g[i*c.dim:][:c.dim], v[i*n:][:n], want[i*n:][:n]
-					coef.Read(set, u, xi)
-					set.RMSNormBackward(du, dweight, du, u, weight, 1e-5)
-					var cg mhc.CoefGrad
-					coef.ReadBackward(set, dxi, &cg, du, xi)
-					if c.streams > 1 {
-						// What cancels in the sum is not lost from it.
-						size := math.Sqrt(float64(set.Dot(du, du)) * float64(set.Dot(xi, xi)))
-						for s, w := range cg.Pre {
-							require.InDelta(t, w, gotGrad[24*i+s], 2e-7*size, "mixing of token %d, stream %d", i, s)
-						}
-					}
-					if !residual {
-						continue
-					}
-					ds[0] += set.Dot(dxi, before[i*n:][:n])
-					for s := range c.streams {
-						ds[1] += set.Dot(dxi[s*c.dim:][:c.dim], initial[i*c.dim:][:c.dim])
-						set.Axpy(wantE[i*c.dim:][:c.dim], scalars[1], dxi[s*c.dim:][:c.dim])
-					}
-					set.Scale(dxi, scalars[0], dxi)
-				}
-				near(t, want, sum.read(t), 1e-6, "gradient of the streams")
-				near(t, wantE, de.read(t), 1e-6, "gradient of the embedding")
-				part.check(t, x, wsum, dweight, "the norm")
-				if residual {
-					dscalars.check(t, x, ssum, ds, "the scalars")
-				} else {
-					require.Equal(t, cuda.PartialSum{}, ssum)
-				}
+	for _, c := range streamsCases {
+		for kind := range 4 {
+			residual, next := kind&1 != 0, kind&2 != 0
+			t.Run(fmt.Sprint(c, residual, next), func(t *testing.T) {
+				training(t, 1, func(th *cuda.Thread, x *cuda.Train) { c.enter(t, set, r, th, x, residual, next) })
 			})
-		})
+		}
 	}
+}
+
+// enter tests Enter, with residual scalars in front of the reading and with the writing in front of them.
+func (c streamsCase) enter(t *testing.T, set *kernels.Set, r *rand.Rand, th *cuda.Thread, x *cuda.Train, residual, next bool) {
+	n := c.streams * c.dim
+	of, coef, stride := c.mixing(t, set, r, th)
+	nextOf, nextCoef, _ := c.mixing(t, set, r, th)
+	// What the forward had: from and y were written, scaled, and read.
+	from, y, base, initial := vector(r, c.tokens*n), vector(r, c.tokens*c.dim), vector(r, c.tokens*n), vector(r, c.tokens*c.dim)
+	scalars := []float32{0.75, -0.3}
+	if next {
+		for i := range c.tokens {
+			nextOf(i).Write(set, base[i*n:][:n], from[i*n:][:n], y[i*c.dim:][:c.dim])
+		}
+	}
+	read := slices.Clone(base)
+	if residual {
+		set.Scale(read, scalars[0], read)
+		for i := range c.tokens * c.streams {
+			set.Axpy(read[i*c.dim:][:c.dim], scalars[1], initial[i/c.streams*c.dim:][:c.dim])
+		}
+	}
+
+	d, dx, dembed, weight := vector(r, c.tokens*c.dim), vector(r, c.tokens*n), vector(r, c.tokens*c.dim), vector(r, c.dim)
+	in, after := inputsOf(t, th, r, c.tokens, c.dim), inputsOf(t, th, r, c.tokens, 64)
+	half := halves(set, 1, in.scaled(set, d)) // as a product may leave them
+	for i, h := range half {
+		d[i] = kernels.BF16ToF32(h)
+	}
+	grad, nextGrad := areaOf[float32](t, th, 24*c.tokens), areaOf[float32](t, th, 24*c.tokens)
+	sum, de, dyb := filled(t, th, dx), filled(t, th, dembed), areaOf[uint16](t, th, c.tokens*c.dim)
+	part, dscalars := partialOf(t, th, x, r, c.tokens, c.dim, c.dim), partialOf(t, th, x, r, 1, 16, 2)
+	e := &cuda.Enter{
+		D: put(t, th, half), HalfD: true, DX: sum.at, X: put(t, th, read), Weight: put(t, th, weight), Partial: part.scratch, Act: in.act,
+		Coef: coef, CoefStride: stride, CoefGrad: grad.at, Streams: c.streams, Dim: c.dim, Eps: 1e-5,
+	}
+	if residual != next {
+		e.D, e.HalfD = put(t, th, d), false
+	}
+	if residual {
+		e.X = 0
+		e.Residual = &cuda.Residual{Before: put(t, th, base), Initial: put(t, th, initial), Scalars: put(t, th, scalars), DEmbed: de.at}
+	}
+	if next {
+		e.Next = &cuda.Leave{
+			X: put(t, th, from), Y: put(t, th, y), Coef: nextCoef, CoefStride: stride, CoefGrad: nextGrad.at, DYB: dyb.at, Input: after.factor(),
+		}
+		if c.streams > 1 {
+			e.X = 0
+			if residual {
+				e.Residual.Before = 0
+			}
+		}
+	}
+	wsum, ssum, err := x.Enter(e, c.tokens)
+	require.NoError(t, err)
+
+	want, wantE, g := slices.Clone(dx), slices.Clone(dembed), in.divided(set, d)
+	dweight, ds, u, dy := make([]float32, c.dim), make([]float32, 2), make([]float32, c.dim), make([]float32, c.dim)
+	gotGrad, gotNext, gotY := grad.read(t), nextGrad.read(t), dyb.read(t)
+	size := func(x, y []float32) float64 { return math.Sqrt(float64(set.Dot(x, x)) * float64(set.Dot(y, y))) }
+	for i := range c.tokens {
+		du, xi, dxi := g[i*c.dim:][:c.dim], read[i*n:][:n], want[i*n:][:n]
+		of(i).Read(set, u, xi)
+		set.RMSNormBackward(du, dweight, du, u, weight, 1e-5)
+		var cg mhc.CoefGrad
+		of(i).ReadBackward(set, dxi, &cg, du, xi)
+		for s, w := range cg.Pre[:] { // what cancels in a sum is not lost from it
+			if c.streams > 1 {
+				require.InDelta(t, w, gotGrad[24*i+s], 2e-7*size(du, xi), "mixing of token %d, stream %d", i, s)
+			}
+		}
+		if residual {
+			ds[0] += set.Dot(dxi, base[i*n:][:n])
+			for s := range c.streams {
+				ds[1] += set.Dot(dxi[s*c.dim:][:c.dim], initial[i*c.dim:][:c.dim])
+				set.Axpy(wantE[i*c.dim:][:c.dim], scalars[1], dxi[s*c.dim:][:c.dim])
+			}
+			set.Scale(dxi, scalars[0], dxi)
+		}
+		if !next {
+			continue
+		}
+		old, cg := make([]float32, n), mhc.CoefGrad{}
+		nextOf(i).WriteBackward(set, old, dy, &cg, dxi, from[i*n:][:n], y[i*c.dim:][:c.dim])
+		if c.streams > 1 {
+			scale := 2e-7 * (size(dxi, from[i*n:][:n]) + size(dxi, y[i*c.dim:][:c.dim]))
+			for k, w := range coefGrad(&cg)[4:] {
+				require.InDelta(t, w, gotNext[24*i+4+k], scale, "mixing of the next of token %d: %d", i, k)
+			}
+		}
+		copy(dxi, old)
+		set.Scale(dy, after.gain(i), dy)
+		nearBF16(t, dy, gotY[i*c.dim:][:c.dim], 1e-5, "dy of token %d", i)
+	}
+	near(t, want, sum.read(t), 1e-6, "gradient of the streams")
+	if residual {
+		near(t, wantE, de.read(t), 1e-6, "gradient of the embedding")
+	} else {
+		require.Equal(t, bits(dembed), bits(de.read(t)))
+	}
+	part.check(t, x, wsum, dweight, "the norm")
+	if residual {
+		dscalars.check(t, x, ssum, ds, "the scalars")
+	} else {
+		require.Equal(t, cuda.PartialSum{}, ssum)
+	}
+	if next {
+		after.check(t, set)
+	}
+}
+
+// With nothing that was read only the residual scalars have a gradient.
+func TestEnterOfNothing(t *testing.T) {
+	set, r := reference(t), rand.New(rand.NewPCG(37, 38))
+	const tokens, dim = 5, 48
+	before, initial, dx, dembed, scalars := vector(r, tokens*dim), vector(r, tokens*dim), vector(r, tokens*dim), vector(r, tokens*dim), []float32{0.5, 3}
+	training(t, 1, func(th *cuda.Thread, x *cuda.Train) {
+		sum, de := filled(t, th, dx), filled(t, th, dembed)
+		part, ds := partialOf(t, th, x, r, tokens, dim, dim), partialOf(t, th, x, r, 1, 16, 2)
+		wsum, ssum, err := x.Enter(&cuda.Enter{
+			DX: sum.at, Weight: put(t, th, initial), Partial: part.scratch, Streams: 1, Dim: dim, Eps: 1e-5,
+			Residual: &cuda.Residual{Before: put(t, th, before), Initial: put(t, th, initial), Scalars: put(t, th, scalars), DEmbed: de.at},
+		}, tokens)
+		require.NoError(t, err)
+		part.check(t, x, wsum, make([]float32, dim), "the norm")
+		ds.check(t, x, ssum, []float32{set.Dot(dx, before), set.Dot(dx, initial)}, "the scalars")
+		set.Axpy(dembed, scalars[1], dx)
+		require.Equal(t, bits(dembed), bits(de.read(t)))
+		set.Scale(dx, scalars[0], dx)
+		require.Equal(t, bits(dx), bits(sum.read(t)))
+	})
 }
 
 func TestLastNormBack(t *testing.T) {
@@ -180,12 +261,16 @@ func TestLastNormBack(t *testing.T) {
 			training(t, 1, func(th *cuda.Thread, x *cuda.Train) {
 				in, part := inputsOf(t, th, r, c.tokens, c.dim), partialOf(t, th, x, r, c.tokens, c.dim, c.dim)
 				dx, de := areaOf[float32](t, th, len(v)), areaOf[float32](t, th, c.tokens*c.dim)
+				half := halves(set, 1, in.scaled(set, d))
+				for i, h := range half {
+					d[i] = kernels.BF16ToF32(h)
+				}
 				sums, err := x.LastNormBack(&cuda.LastNormBack{
-					D: put(t, th, in.scaled(set, d)), X: put(t, th, v), Weight: put(t, th, weight), Partial: part.scratch, Act: in.act,
+					D: put(t, th, half), HalfD: true, X: put(t, th, v), Weight: put(t, th, weight), Partial: part.scratch, Act: in.act,
 					DX: dx.at, DEmbed: de.at, Streams: c.streams, Dim: c.dim, Eps: 1e-5,
 				}, c.tokens)
 				require.NoError(t, err)
-				want, g := make([]float32, len(v)), in.divided(set, in.scaled(set, d))
+				want, g := make([]float32, len(v)), in.divided(set, d)
 				dweight, u := make([]float32, c.dim), make([]float32, c.dim)
 				for i := range c.tokens {
 					du := g[i*c.dim:][:c.dim]

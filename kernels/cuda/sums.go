@@ -45,7 +45,7 @@ func (x *Train) AddPartials(sums ...PartialSum) error {
 		}
 		s := Shape{Grid: [3]uint32{uint32((width + 31) / 32), uint32(n), 1}, Block: [3]uint32{1024, 1, 1}}
 		n, width = 0, 0
-		return Launch(x.t, x.addPartials, s, a)
+		return Launch(x.t, x.addPartials.Kernel, s, a)
 	}
 	for _, p := range sums {
 		if p.Dst == 0 || p.rows == 0 {
@@ -98,8 +98,8 @@ func (x *Train) EmbedBack(e *EmbedBack, n int) error {
 	}
 	s := Shape{Grid: [3]uint32{uint32((n + embedChunk - 1) / embedChunk), 1, 1}, Block: [3]uint32{uint32(min(256, (e.Dim/4+31)&^31)), 1, 1}}
 	a := &embedBackArgs{e.G, e.DX, e.DEmbed, e.Ids, e.Tokens, e.Partial, int32(n), int32(e.Dim), int32(e.Streams), 0}
-	if err := Launch(x.t, x.embedBack, s, a); err != nil {
+	if err := Launch(x.t, x.embedBack.Kernel, s, a); err != nil {
 		return err
 	}
-	return Launch(x.t, x.embedJoin, s, a)
+	return Launch(x.t, x.embedJoin.Kernel, s, a)
 }

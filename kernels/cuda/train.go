@@ -12,46 +12,71 @@ import "fmt"
 type Train struct {
 	t *Thread
 
-	leave, enter, lastNorm                           map[int]*Kernel // by streams; streams and elements; elements
-	activateNorm, subNorm                            map[int]*Kernel // by elements
-	activateBack, factors, round, rotate, rotateBack *Kernel
-	addPartials, embedBack, embedJoin                *Kernel
+	leave            map[int]*trainKernel    // by streams
+	enter, enterNext map[[2]int]*trainKernel // by streams and elements
+	lastNorm         map[int]*trainKernel    // by elements
+	activateNorm     map[[2]int]*trainKernel // by gate (0 or 1) and elements
+	activate         [2]*trainKernel         // without and with a gate
+	subNorm          map[int]*trainKernel    // by elements
+	rotate           [3]*trainKernel         // by 64 elements of a head
+	rotateBack       [3]*trainKernel
+	factors, round   *trainKernel
+
+	addPartials, embedBack, embedJoin *trainKernel
+}
+
+// trainKernel is a kernel whose registers let a multiprocessor have that many of its threads, by the launch
+// bounds of its source.
+type trainKernel struct {
+	*Kernel
+	resident int
 }
 
 // Train loads the kernels.
 func (t *Thread) Train(image Image) (*Train, error) {
-	x := &Train{t: t, leave: map[int]*Kernel{}, enter: map[int]*Kernel{}, lastNorm: map[int]*Kernel{}, activateNorm: map[int]*Kernel{}, subNorm: map[int]*Kernel{}}
+	x := &Train{t: t, leave: map[int]*trainKernel{}, enter: map[[2]int]*trainKernel{}, enterNext: map[[2]int]*trainKernel{}, lastNorm: map[int]*trainKernel{},
+		activateNorm: map[[2]int]*trainKernel{}, subNorm: map[int]*trainKernel{}}
 	var err error
-	load := func(source, name string) *Kernel {
-		var k *Kernel
+	load := func(source, name string, resident int) *trainKernel {
+		k := &trainKernel{resident: resident}
 		if err == nil {
-			err = t.loadKernels(image, source, map[string]**Kernel{name: &k})
+			err = t.loadKernels(image, source, map[string]**Kernel{name: &k.Kernel})
 		}
 		return k
 	}
-	for _, streams := range []int{1, 2, 4} {
-		x.leave[streams] = load("streams", fmt.Sprintf("leave_%d", streams))
+	for i, streams := range []int{1, 2, 4} {
+		x.leave[streams] = load("streams", fmt.Sprintf("leave_%d", streams), []int{2048, 1024, 512}[i])
 		for _, elements := range []int{1, 2} {
-			x.enter[enterKey(streams, elements)] = load("streams", fmt.Sprintf("enter_%d_%d", streams, elements))
-			x.lastNorm[elements] = load("streams", fmt.Sprintf("last_norm_%d", elements))
+			resident := []int{1024, 640, 512}[i]
+			if elements == 2 {
+				resident = 1024
+			}
+			key := [2]int{streams, elements}
+			x.enter[key] = load("streams", fmt.Sprintf("enter_%d_%d", streams, elements), resident)
+			x.enterNext[key] = load("streams", fmt.Sprintf("enter_next_%d_%d", streams, elements), resident)
+			x.lastNorm[elements] = load("streams", fmt.Sprintf("last_norm_%d", elements), 1024)
 		}
 	}
-	for _, elements := range []int{1, 2, 4, 8} {
-		x.activateNorm[elements] = load("train", fmt.Sprintf("activate_norm_back_%d", elements))
+	for i, elements := range []int{1, 2, 4, 8} {
+		x.activateNorm[[2]int{0, elements}] = load("train", fmt.Sprintf("relu2_norm_back_%d", elements), []int{1536, 768, 768, 512}[i])
+		x.activateNorm[[2]int{1, elements}] = load("train", fmt.Sprintf("gated_norm_back_%d", elements), []int{1024, 512, 512, 512}[i])
 		if elements <= 4 {
-			x.subNorm[elements] = load("train", fmt.Sprintf("sub_norm_back_%d", elements))
+			x.subNorm[elements] = load("train", fmt.Sprintf("sub_norm_back_%d", elements), []int{1024, 1024, 512}[i])
 		}
 	}
-	x.activateBack, x.factors, x.round = load("train", "activate_back"), load("train", "factors"), load("train", "round_floats")
-	x.rotate, x.rotateBack = load("rotary", "rotate_train"), load("rotary", "rotate_back")
-	x.addPartials, x.embedBack, x.embedJoin = load("sums", "add_partials"), load("sums", "embed_back"), load("sums", "embed_join")
+	x.activate = [2]*trainKernel{load("train", "relu2_back", 1536), load("train", "gated_back", 1280)}
+	x.factors, x.round = load("train", "factors", 2048), load("train", "round_floats", 2048)
+	for chunks := 1; chunks <= 2; chunks++ {
+		x.rotate[chunks] = load("rotary", fmt.Sprintf("rotate_train_%d", chunks), 1536)
+		x.rotateBack[chunks] = load("rotary", fmt.Sprintf("rotate_back_%d", chunks), []int{0, 1280, 768}[chunks])
+	}
+	x.addPartials = load("sums", "add_partials", 2048)
+	x.embedBack, x.embedJoin = load("sums", "embed_back", 1024), load("sums", "embed_join", 1024)
 	if err != nil {
 		return nil, err
 	}
 	return x, nil
 }
-
-func enterKey(streams, elements int) int { return 10*streams + elements }
 
 // Factor is the input of a product, where it becomes a factor of the gradient of the weights.
 type Factor struct {
@@ -105,17 +130,20 @@ func planFor(width, maxThreads, maxElements int) (plan, error) {
 	return plan{}, fmt.Errorf("cuda: training with vectors of %d elements, at most %d are supported", width, 4*maxThreads*maxElements)
 }
 
-// residentThreads is about the number of threads that the kernels' registers let a multiprocessor have.
-const residentThreads = 1536
-
-// blocks is the number of blocks that go over n tokens: about those that the device runs at the same time.
-func (x *Train) blocks(n, threads int) int {
-	return max(1, min(n, x.t.device.Multiprocessors*min(16, residentThreads/threads)))
+// blocksPerMultiprocessor is the most blocks of a kernel that lie on a multiprocessor at the same time, with
+// blocks of that many threads.
+func (k *trainKernel) blocksPerMultiprocessor(threads int) int {
+	return max(1, min(16, k.resident/threads))
 }
 
-func (x *Train) shape(n, threads int) Shape {
-	return Shape{Grid: [3]uint32{uint32(x.blocks(n, threads)), 1, 1}, Block: [3]uint32{uint32(threads), 1, 1}}
+// shape is a launch of a kernel that goes over n tokens: as many blocks as the device runs at the same time.
+func (x *Train) shape(k *trainKernel, n, threads int) Shape {
+	blocks := max(1, min(n, x.t.device.Multiprocessors*k.blocksPerMultiprocessor(threads)))
+	return Shape{Grid: [3]uint32{uint32(blocks), 1, 1}, Block: [3]uint32{uint32(threads), 1, 1}}
 }
+
+// mostResident is the most threads of a kernel with partial sums on a multiprocessor.
+const mostResident = 1536
 
 // PartialBytes is room for the partial sums of any one launch for n tokens and vectors of the given widths:
 // 2·HeadDim for RotateBack.
@@ -124,7 +152,7 @@ func (x *Train) PartialBytes(n int, widths ...int) uint64 {
 	for _, w := range widths {
 		// Wider vectors than the plan takes are errors of the launches.
 		if p, err := planFor(max(16, w), 512, 8); err == nil {
-			bytes = max(bytes, x.blocks(n, p.threads)*(w+4)*4)
+			bytes = max(bytes, int(x.shape(&trainKernel{resident: mostResident}, n, p.threads).Grid[0])*(w+4)*4)
 		}
 	}
 	return uint64(bytes)
@@ -139,8 +167,11 @@ func checkTokens(n int) error {
 
 // ActivateBack is the backward from the input of the down projection to the results of the up projection.
 type ActivateBack struct {
-	D    Ptr // f32 [n][FFN]: the gradient of the down projection's input, times its gain
-	Rows Ptr // f32 [n][FFN or 2·FFN]: what the up projection gave, then the gate
+	// D [n][FFN] is the gradient of the down projection's input, times its gain: float32, or, with HalfD,
+	// bfloat16.
+	D     Ptr
+	HalfD bool
+	Rows  Ptr // f32 [n][FFN or 2·FFN]: what the up projection gave, then the gate
 	// Weight [FFN] is the norm in front of the down projection, 0 for none; with it Partial has PartialBytes.
 	Weight, Partial Ptr
 	Act             *Act // of the down projection; nil: it has no int8 input
@@ -154,8 +185,9 @@ type ActivateBack struct {
 type activateBackArgs struct {
 	d, rows, weight, scale, inScale, dyb, partial Ptr
 	input                                         int8Args
-	tokens, ffn, kind                             int32
+	tokens, ffn, kind, half                       int32
 	eps                                           float32
+	_                                             int32
 }
 
 // ActivateBack queues a. The rows of partial sums are those of the result; none without a norm.
@@ -164,7 +196,11 @@ func (x *Train) ActivateBack(a *ActivateBack, n int) (PartialSum, error) {
 	if err != nil {
 		return PartialSum{}, err
 	}
-	p, err := planFor(a.FFN, 512, 8)
+	gated, most := 1, 512
+	if a.Kind == ReLU2 {
+		gated, most = 0, 768
+	}
+	p, err := planFor(a.FFN, most, 8)
 	if err == nil {
 		err = checkTokens(n)
 	}
@@ -173,19 +209,34 @@ func (x *Train) ActivateBack(a *ActivateBack, n int) (PartialSum, error) {
 	}
 	args := &activateBackArgs{
 		d: a.D, rows: a.Rows, weight: a.Weight, scale: scaleOf(a.Act), inScale: scaleOf(a.Input.Act), dyb: a.DYB, partial: a.Partial,
-		input: input, tokens: int32(n), ffn: int32(a.FFN), kind: int32(a.Kind), eps: a.Eps,
+		input: input, tokens: int32(n), ffn: int32(a.FFN), kind: int32(a.Kind), half: flag(a.HalfD), eps: a.Eps,
 	}
+	k := x.activate[gated]
 	if a.Weight == 0 {
-		return PartialSum{}, Launch(x.t, x.activateBack, x.shape(n, 256), args)
+		return PartialSum{}, Launch(x.t, k.Kernel, x.shape(k, n, 256), args)
 	}
-	s := x.shape(n, p.threads)
-	return partialSum(a.Partial, s, a.FFN, a.FFN), Launch(x.t, x.activateNorm[p.elements], s, args)
+	k = x.activateNorm[[2]int{gated, p.elements}]
+	if p.elements == 8 && p.threads > 512 {
+		return PartialSum{}, fmt.Errorf("cuda: training with vectors of %d elements, at most %d are supported", a.FFN, 4*512*8)
+	}
+	s := x.shape(k, n, p.threads)
+	return partialSum(a.Partial, s, a.FFN, a.FFN), Launch(x.t, k.Kernel, s, args)
+}
+
+// flag is a boolean argument of a kernel.
+func flag(on bool) int32 {
+	if on {
+		return 1
+	}
+	return 0
 }
 
 // SubNormBack is the backward of an input of a product: of its quantisation, which only takes the gain off,
 // and of its norm.
 type SubNormBack struct {
-	D Ptr // f32 [n][Width]: the gradient of the product's input, times the gain
+	// D [n][Width] is the gradient of the product's input, times the gain: float32, or, with HalfD, bfloat16.
+	D     Ptr
+	HalfD bool
 	// Weight [Width] is the norm's, 0 for none; with it X f32 [n][Width] is what was normed, and Partial has
 	// PartialBytes.
 	Weight, X, Partial Ptr
@@ -199,9 +250,8 @@ type SubNormBack struct {
 type normBackArgs struct {
 	d, x, weight, scale, dst, partial Ptr
 	input                             int8Args
-	tokens, width                     int32
+	tokens, width, half               int32
 	eps                               float32
-	_                                 int32
 }
 
 // SubNormBack queues a.
@@ -219,14 +269,15 @@ func (x *Train) SubNormBack(a *SubNormBack, n int) (PartialSum, error) {
 	}
 	args := &normBackArgs{
 		d: a.D, x: a.X, weight: a.Weight, scale: scaleOf(a.Act), dst: a.Dst, partial: a.Partial, input: input,
-		tokens: int32(n), width: int32(a.Width), eps: a.Eps,
+		tokens: int32(n), width: int32(a.Width), half: flag(a.HalfD), eps: a.Eps,
 	}
-	s := x.shape(n, p.threads)
+	k := x.subNorm[p.elements]
+	s := x.shape(k, n, p.threads)
 	out := PartialSum{}
 	if a.Weight != 0 {
 		out = partialSum(a.Partial, s, a.Width, a.Width)
 	}
-	return out, Launch(x.t, x.subNorm[p.elements], s, args)
+	return out, Launch(x.t, k.Kernel, s, args)
 }
 
 type factorsArgs struct {
@@ -243,7 +294,7 @@ func (x *Train) Factors(f Factor, n int) error {
 	if err != nil || a.q == 0 {
 		return err
 	}
-	return Launch(x.t, x.factors, x.shape(n, 128), &factorsArgs{input: a, tokens: int32(n)})
+	return Launch(x.t, x.factors.Kernel, x.shape(x.factors, n, 128), &factorsArgs{input: a, tokens: int32(n)})
 }
 
 type roundArgs struct {
@@ -257,5 +308,5 @@ func (x *Train) Round(bf16, f16, src Ptr, n int) error {
 		return fmt.Errorf("cuda: %d numbers to round, expected a multiple of 4", n)
 	}
 	s := Shape{Grid: [3]uint32{uint32(min((n+1023)/1024, 8*x.t.device.Multiprocessors)), 1, 1}, Block: [3]uint32{256, 1, 1}}
-	return Launch(x.t, x.round, s, &roundArgs{src, bf16, f16, int64(n)})
+	return Launch(x.t, x.round.Kernel, s, &roundArgs{src, bf16, f16, int64(n)})
 }

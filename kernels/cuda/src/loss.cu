@@ -74,7 +74,7 @@ NC_DEVICE void online(Online &o, const float y[4], int count)
 }
 
 // A block for a token. What is kept of its logits, capped, is dynamic shared memory.
-NC_KERNEL_FOR(cross_entropy, CrossEntropyArgs, 1024, 1)
+NC_BOUNDED(cross_entropy, CrossEntropyArgs, 1024, 1)
 {
 	NC_DYNAMIC(float, kept);
 	NC_SHARED float tops[MaxWarps], slots[3][MaxWarps];
@@ -190,7 +190,7 @@ struct LossSumArgs {
 };
 
 // One block of 1024 threads.
-NC_KERNEL_FOR(loss_sum, LossSumArgs, 1024, 1)
+NC_BOUNDED(loss_sum, LossSumArgs, 1024, 1)
 {
 	enum { N = 5 };
 	NC_SHARED double slots[N][MaxWarps];

@@ -3,11 +3,11 @@
 // once more four of a head of more than 64. head_dim is a multiple of 16, at most 128.
 #include "train.cuh"
 
-enum {
-	MaxHead = 128,
-	Chunks = 2,
-	HeadRow = MaxHead + 16
-}; // HeadRow: other banks for the other half
+// Chunks is how many times four elements of a head a lane has: 1 up to 64, 2 up to 128. The 16 more
+// of a row in shared memory are other banks for the other half of a warp.
+template <int Chunks> struct HeadRows {
+	float v[16][64 * Chunks + 16];
+};
 
 // Turn is where and by which angles a token is turned.
 struct Turn {
@@ -51,9 +51,8 @@ struct RotateTrainArgs {
 
 // A block of 8 warps; a warp has two heads of a token. The bits are those of the forward of
 // inference.
-NC_KERNEL_FOR(rotate_train, RotateTrainArgs, 256, 5)
+template <int Chunks> NC_DEVICE void rotate_train(const RotateTrainArgs &a, HeadRows<Chunks> &rows)
 {
-	NC_SHARED float heads_of_block[16][HeadRow];
 	const Turn &t = a.turn;
 	const int lane = (int)threadIdx.x % 16, d = t.head_dim, count = t.heads + 2 * t.kv_heads;
 	const int pairs = (count + 1) / 2;
@@ -64,7 +63,7 @@ NC_KERNEL_FOR(rotate_train, RotateTrainArgs, 256, 5)
 	const int head = 2 * (int)(unit % pairs) + (int)threadIdx.x / 16 % 2;
 	const int64_t at = (token * count + head) * d;
 	const bool query = head < t.heads, turned = head < t.heads + t.kv_heads;
-	float *x = heads_of_block[threadIdx.x / 16];
+	float *x = rows.v[threadIdx.x / 16];
 	float v[Chunks][4];
 	NC_UNROLL
 	for (int k = 0; k < Chunks; k++) {
@@ -122,6 +121,18 @@ NC_KERNEL_FOR(rotate_train, RotateTrainArgs, 256, 5)
 	}
 }
 
+NC_BOUNDED(rotate_train_1, RotateTrainArgs, 256, 6)
+{
+	NC_SHARED HeadRows<1> rows;
+	rotate_train(a, rows);
+}
+
+NC_BOUNDED(rotate_train_2, RotateTrainArgs, 256, 4)
+{
+	NC_SHARED HeadRows<2> rows;
+	rotate_train(a, rows);
+}
+
 struct RotateBackArgs {
 	const float *dq, *dk, *dv;    // [tokens][heads or kv_heads][head_dim]
 	const float *x;               // [tokens][heads + 2·kv_heads][head_dim] as in rotate_train, with norms
@@ -135,14 +146,17 @@ struct RotateBackArgs {
 	float eps;
 };
 
-NC_KERNEL_FOR(rotate_back, RotateBackArgs, 256, 3)
+template <int Chunks> struct RotateBackShared {
+	HeadRows<Chunks> rows;
+	float sums[16][2][64 * Chunks];
+};
+
+template <int Chunks> NC_DEVICE void rotate_back(const RotateBackArgs &a, RotateBackShared<Chunks> &shared)
 {
-	NC_SHARED float heads_of_block[16][HeadRow];
-	NC_SHARED float sums[16][2][MaxHead];
 	const Turn &t = a.turn;
 	const int lane = (int)threadIdx.x % 16, half = (int)threadIdx.x / 16, d = t.head_dim;
 	const int count = t.heads + 2 * t.kv_heads, pairs = (count + 1) / 2;
-	float *x = heads_of_block[half];
+	float *x = shared.rows.v[half];
 	float part[2][Chunks][4]; // of q_norm and k_norm
 	NC_UNROLL
 	for (int k = 0; k < Chunks; k++)
@@ -169,8 +183,11 @@ NC_KERNEL_FOR(rotate_back, RotateBackArgs, 256, 3)
 				if (i >= d || head >= count)
 					continue;
 				load4(v[k], from + i);
-				if (a.q_norm && turned)
+				if (a.q_norm && turned) {
 					load4(u[k], a.x + at + i);
+					if (token + gridDim.x < a.tokens)
+						ahead(a.x + at + i + (int64_t)gridDim.x * count * d);
+				}
 				store4(x + i, v[k]);
 			}
 			__syncwarp();
@@ -239,8 +256,8 @@ NC_KERNEL_FOR(rotate_back, RotateBackArgs, 256, 3)
 	for (int k = 0; k < Chunks; k++) {
 		const int i = 4 * (lane + 16 * k);
 		if (i < d) {
-			store4(&sums[half][0][i], part[0][k]);
-			store4(&sums[half][1][i], part[1][k]);
+			store4(&shared.sums[half][0][i], part[0][k]);
+			store4(&shared.sums[half][1][i], part[1][k]);
 		}
 	}
 	__syncthreads();
@@ -248,7 +265,19 @@ NC_KERNEL_FOR(rotate_back, RotateBackArgs, 256, 3)
 		const int which = (int)threadIdx.x / d, i = (int)threadIdx.x % d;
 		float s = 0;
 		for (int h = 0; h < 16; h++)
-			s = s + sums[h][which][i];
+			s = s + shared.sums[h][which][i];
 		a.partial[(int64_t)blockIdx.x * 2 * d + threadIdx.x] = s;
 	}
+}
+
+NC_BOUNDED(rotate_back_1, RotateBackArgs, 256, 5)
+{
+	NC_SHARED RotateBackShared<1> shared;
+	rotate_back(a, shared);
+}
+
+NC_BOUNDED(rotate_back_2, RotateBackArgs, 256, 3)
+{
+	NC_SHARED RotateBackShared<2> shared;
+	rotate_back(a, shared);
 }

@@ -43,7 +43,7 @@ struct LeaveArgs {
 };
 
 // One stream: the gradient of y is that of the stream.
-NC_KERNEL_FOR(leave_1, LeaveArgs, 512, 4)
+NC_BOUNDED(leave_1, LeaveArgs, 512, 4)
 {
 	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
 		const float gain = gain_of(a.scale, token);
@@ -132,13 +132,13 @@ template <int S> NC_DEVICE void leave(const LeaveArgs &a, Dots<S> &dots)
 	}
 }
 
-NC_KERNEL_FOR(leave_2, LeaveArgs, 512, 2)
+NC_BOUNDED(leave_2, LeaveArgs, 512, 2)
 {
 	NC_SHARED Dots<2> dots;
 	leave<2>(a, dots);
 }
 
-NC_KERNEL_FOR(leave_4, LeaveArgs, 512, 1)
+NC_BOUNDED(leave_4, LeaveArgs, 512, 1)
 {
 	NC_SHARED Dots<4> dots;
 	leave<4>(a, dots);
@@ -147,31 +147,64 @@ NC_KERNEL_FOR(leave_4, LeaveArgs, 512, 1)
 // ------------------------------------------------------------------------- enter
 
 struct EnterArgs {
-	const float *d;      // [tokens][dim], the gradient of the normed input, times the gain
+	const void *d;       // [tokens][dim], the gradient of the normed input, times the gain; null: nothing was read
 	float *dx;           // [tokens][streams][dim], added to
-	const float *x;      // [tokens][streams][dim], the streams that were read
+	const float *x;      // [tokens][streams][dim], the streams that were read; not with scalars
 	const float *weight; // [dim], of the norm
 	const float *scale;  // [tokens], of the normed input's int8 values, or null
 	const float *coef;   // [tokens][CoefSize], or one of all tokens
 	float *coef_grad;    // [tokens][CoefSize]: pre is set
 	float *partial;      // [gridDim.x][dim + 4]: the weight's gradient, that of both scalars
-	// Residual scalars: null, or x = scalars[0]·before + scalars[1]·initial in every stream.
-	const float *before;           // [tokens][streams][dim]
+	// Residual scalars: null, or what was read is scalars[0]·before + scalars[1]·initial in every stream.
+	const float *before;            // [tokens][streams][dim]
 	const float *initial, *scalars; // [tokens][dim], [2]
-	float *dembed;                 // [tokens][dim], added to
-	int32_t tokens, dim, coef_stride;
+	float *dembed;                  // [tokens][dim], added to
+	LeaveArgs next;                 // of the writing in front of all that, without dx and old
+	int32_t tokens, dim, coef_stride, half; // half: d is bfloat16
 	float eps;
+	int32_t reserved;
 };
 
-template <int S> struct EnterSlots {
+// The sums over a token's elements that the second pass of enter makes: the gradient of pre, and, with more
+// than one stream, those of the next writing's post and res.
+template <int S, bool Next> struct Passed {
+	enum { N = S == 1 ? 1 : S + (Next ? S + S * S : 0) };
+};
+
+template <int S, bool Next> struct EnterSlots {
 	Slots<2> norm;
-	Slots<S> pre;
+	float v[2][MaxWarps][Passed<S, Next>::N];
 };
 
-// E times four elements of a token for each thread.
-template <int S, int E> NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S> &slots)
+// coef_sum is gradient i of 24, of those in a row of slots that all warps have left: Next's post and res
+// stand behind pre.
+template <int S, bool Next>
+NC_DEVICE float coef_sum(const EnterSlots<S, Next> &slots, int turn, int i, int warps)
 {
-	const int tid = (int)threadIdx.x, step = 4 * (int)blockDim.x;
+	const int kind = i / 4, s = i % 4;
+	int at = s;
+	if (kind == 1)
+		at = S + s;
+	else if (kind > 1)
+		at = 2 * S + S * (kind - 2) + s;
+	if (s >= S || kind - 2 >= S)
+		return 0;
+	float v = 0;
+	for (int w = 0; w < warps; w++)
+		v = v + slots.v[turn][w][at];
+	return v;
+}
+
+// The backward of reading, and with Next that of the writing in front of it in the same pass: then the
+// streams are read and written once. E times four elements of a token for each thread.
+template <int S, int E, bool Next>
+NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S, Next> &slots)
+{
+	enum { N = Passed<S, Next>::N, Mixed = S > 1 && Next };
+	const int tid = (int)threadIdx.x, step = 4 * (int)blockDim.x, warps = (int)blockDim.x / 32;
+	const int slot = Spread<N, 16>::index(tid % 32);
+	const bool residual = a.scalars != 0;
+	const float first = residual ? a.scalars[0] : 1.0f, second = residual ? a.scalars[1] : 0.0f;
 	float w[E][4], part[E][4], scalars[2] = {0, 0}; // scalars: sums of their gradients
 	NC_UNROLL
 	for (int k = 0; k < E; k++) {
@@ -182,42 +215,71 @@ template <int S, int E> NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S> &
 		if (i < a.dim)
 			load4(w[k], a.weight + i);
 	}
-	int turn = 0, turn_pre = 0;
+	int turn = 0, turn_passed = 0;
 	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
-		float d[E][4], u[E][4], x[S][E][4], dx[S][E][4], pre[4];
+		Mixing<S> m; // of the next writing
+		float pre[4];
+		if (S > 1)
+			load4(pre, a.coef + token * a.coef_stride);
+		if (Mixed)
+			load_mixing(m, a.next.coef + token * a.next.coef_stride);
+		const float inverse_gain = 1.0f / gain_of(a.scale, token);
+		// base: the streams in front of the scalars, which are what was read where there are none. from and
+		// y: what the next writing had.
+		float d[E][4], base[S][E][4], dx[S][E][4], initial[E][4], from[S][E][4], y[E][4];
 		NC_UNROLL
 		for (int k = 0; k < E; k++) {
 			const int i = 4 * tid + k * step;
 			NC_UNROLL
 			for (int e = 0; e < 4; e++) {
-				d[k][e] = 0;
+				d[k][e] = initial[k][e] = y[k][e] = 0;
 				NC_UNROLL
 				for (int s = 0; s < S; s++)
-					x[s][k][e] = dx[s][k][e] = 0;
+					base[s][k][e] = dx[s][k][e] = from[s][k][e] = 0;
 			}
 			if (i >= a.dim)
 				continue;
-			load4(d[k], a.d + token * a.dim + i);
+			if (a.d)
+				load4_of(d[k], a.d, a.half, token * a.dim + i);
+			if (residual)
+				load4(initial[k], a.initial + token * a.dim + i);
+			const float *streams = Mixed ? a.next.x : residual ? a.before : a.x;
 			NC_UNROLL
 			for (int s = 0; s < S; s++) {
-				load4(x[s][k], a.x + (token * S + s) * a.dim + i);
-				load4(dx[s][k], a.dx + (token * S + s) * a.dim + i);
+				const int64_t place = (token * S + s) * a.dim + i;
+				load4(Mixed ? from[s][k] : base[s][k], streams + place);
+				load4(dx[s][k], a.dx + place);
+				if (token + gridDim.x < a.tokens) {
+					ahead(streams + place + (int64_t)gridDim.x * S * a.dim);
+					ahead(a.dx + place + (int64_t)gridDim.x * S * a.dim);
+				}
 			}
+			if (Mixed)
+				load4(y[k], a.next.y + token * a.dim + i);
 		}
-		if (S > 1)
-			load4(pre, a.coef + token * a.coef_stride);
-		const float inverse_gain = 1.0f / gain_of(a.scale, token);
-		float sums[2] = {0, 0};
+		if (Mixed) // as the forward has written them, to the bit
+			NC_UNROLL
+			for (int k = 0; k < E; k++)
+				NC_UNROLL
+				for (int e = 0; e < 4; e++)
+					NC_UNROLL
+					for (int s = 0; s < S; s++) {
+						float v = m.res[s][0] * from[0][k][e];
+						NC_UNROLL
+						for (int j = 1; j < S; j++)
+							v = fmaf(m.res[s][j], from[j][k][e], v);
+						base[s][k][e] = fmaf(m.post[s], y[k][e], v);
+					}
+		float u[E][4], sums[2] = {0, 0};
 		NC_UNROLL
 		for (int k = 0; k < E; k++)
 			NC_UNROLL
 			for (int e = 0; e < 4; e++) {
-				float v = x[0][k][e];
-				if (S > 1) {
-					v = pre[0] * v;
-					NC_UNROLL
-					for (int s = 1; s < S; s++)
-						v = fmaf(pre[s], x[s][k][e], v);
+				float v = 0;
+				NC_UNROLL
+				for (int s = 0; s < S; s++) {
+					const float x = residual ? fmaf(second, initial[k][e], first * base[s][k][e]) : base[s][k][e];
+					v = S == 1 ? x : s == 0 ? pre[0] * x : fmaf(pre[s], x, v);
 				}
 				u[k][e] = v;
 				d[k][e] = d[k][e] * inverse_gain;
@@ -226,60 +288,90 @@ template <int S, int E> NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S> &
 			}
 		block_sum(sums, slots.norm, turn);
 		const NormBack n = norm_back(sums, a.dim, a.eps);
-		float dpre[S];
+		float passed[N];
 		NC_UNROLL
-		for (int s = 0; s < S; s++)
-			dpre[s] = 0;
+		for (int i = 0; i < N; i++)
+			passed[i] = 0;
+		const float next_gain = Next ? gain_of(a.next.scale, token) : 1.0f;
 		NC_UNROLL
-		for (int k = 0; k < E; k++)
+		for (int k = 0; k < E; k++) {
+			const int i = 4 * tid + k * step;
+			float de[4] = {0, 0, 0, 0}, dy[4];
+			if (residual && i < a.dim)
+				load4(de, a.dembed + token * a.dim + i);
 			NC_UNROLL
 			for (int e = 0; e < 4; e++) {
 				part[k][e] = fmaf(d[k][e], u[k][e] * n.inverse, part[k][e]);
 				const float v = fmaf(n.factor, u[k][e], d[k][e] * w[k][e]) * n.inverse;
+				float now[S];
 				NC_UNROLL
 				for (int s = 0; s < S; s++) {
-					dx[s][k][e] = S == 1 ? dx[s][k][e] + v : fmaf(pre[s], v, dx[s][k][e]);
-					dpre[s] = fmaf(v, x[s][k][e], dpre[s]);
+					const float b = base[s][k][e];
+					const float x = residual ? fmaf(second, initial[k][e], first * b) : b;
+					now[s] = S == 1 ? dx[s][k][e] + v : fmaf(pre[s], v, dx[s][k][e]);
+					if (S > 1)
+						passed[s] = fmaf(v, x, passed[s]);
+					if (residual) {
+						scalars[0] = fmaf(now[s], b, scalars[0]);
+						scalars[1] = fmaf(now[s], initial[k][e], scalars[1]);
+						de[e] = fmaf(second, now[s], de[e]);
+						now[s] = first * now[s];
+					}
+					dx[s][k][e] = now[s];
 				}
-			}
-		NC_UNROLL
-		for (int k = 0; k < E; k++) {
-			const int i = 4 * tid + k * step;
-			if (i >= a.dim)
-				continue;
-			if (a.scalars) {
-				const float first = a.scalars[0], second = a.scalars[1];
-				float initial[4], de[4];
-				load4(initial, a.initial + token * a.dim + i);
-				load4(de, a.dembed + token * a.dim + i);
+				dy[e] = now[0];
+				if (!Mixed)
+					continue;
+				dy[e] = m.post[0] * now[0];
 				NC_UNROLL
-				for (int s = 0; s < S; s++) {
-					float before[4];
-					load4(before, a.before + (token * S + s) * a.dim + i);
+				for (int i = 1; i < S; i++)
+					dy[e] = fmaf(m.post[i], now[i], dy[e]);
+				NC_UNROLL
+				for (int j = 0; j < S; j++) {
+					float v = m.res[0][j] * now[0];
 					NC_UNROLL
-					for (int e = 0; e < 4; e++) {
-						const float v = dx[s][k][e];
-						scalars[0] = fmaf(v, before[e], scalars[0]);
-						scalars[1] = fmaf(v, initial[e], scalars[1]);
-						de[e] = fmaf(second, v, de[e]);
-						dx[s][k][e] = first * v;
+					for (int i = 1; i < S; i++)
+						v = fmaf(m.res[i][j], now[i], v);
+					dx[j][k][e] = v;
+				}
+				NC_UNROLL
+				for (int i = 0; i < S; i++) {
+					passed[Mixed ? S + i : 0] = fmaf(now[i], y[k][e], passed[Mixed ? S + i : 0]);
+					NC_UNROLL
+					for (int j = 0; j < S; j++) {
+						float &r = passed[Mixed ? 2 * S + S * i + j : 0];
+						r = fmaf(now[i], from[j][k][e], r);
 					}
 				}
-				store4(a.dembed + token * a.dim + i, de);
 			}
+			if (i >= a.dim)
+				continue;
+			if (residual)
+				store4(a.dembed + token * a.dim + i, de);
 			NC_UNROLL
 			for (int s = 0; s < S; s++)
 				store4(a.dx + (token * S + s) * a.dim + i, dx[s][k]);
+			if (Next) {
+				NC_UNROLL
+				for (int e = 0; e < 4; e++)
+					dy[e] = next_gain * dy[e];
+				store4_bf16(a.next.dyb + token * a.dim + i, dy);
+			}
 		}
 		if (S > 1) {
-			block_sum(dpre, slots.pre, turn_pre);
-			if (tid == 0) {
-				float v[4] = {0, 0, 0, 0};
-				NC_UNROLL
-				for (int s = 0; s < S; s++)
-					v[s] = dpre[s];
-				store4(a.coef_grad + token * CoefSize, v);
-			}
+			const float sum = Spread<N, 16>::sum(passed, tid % 32);
+			if (slot >= 0)
+				slots.v[turn_passed][tid / 32][slot] = sum;
+		}
+		if (Next)
+			widen(a.next.input, token);
+		if (S > 1) {
+			__syncthreads();
+			if (tid < 4)
+				a.coef_grad[token * CoefSize + tid] = coef_sum<S, Next>(slots, turn_passed, tid, warps);
+			else if (Next && tid < CoefSize)
+				a.next.coef_grad[token * CoefSize + tid] = coef_sum<S, Next>(slots, turn_passed, tid, warps);
+			turn_passed ^= 1;
 		}
 	}
 	float *partial = a.partial + (int64_t)blockIdx.x * (a.dim + 4);
@@ -296,16 +388,21 @@ template <int S, int E> NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S> &
 	}
 }
 
-// The kernel for S streams and E times four elements of a thread.
-#define ENTER(S, E, threads, blocks)                                \
-	NC_KERNEL_FOR(enter_##S##_##E, EnterArgs, threads, blocks)      \
-	{                                                               \
-		NC_SHARED EnterSlots<S> slots;                              \
-		enter<S, E>(a, slots);                                      \
+// The kernels for S streams and E times four elements of a thread.
+#define ENTER(S, E, threads, blocks)                                  \
+	NC_BOUNDED(enter_##S##_##E, EnterArgs, threads, blocks)           \
+	{                                                                 \
+		NC_SHARED EnterSlots<S, false> slots;                         \
+		enter<S, E, false>(a, slots);                                 \
+	}                                                                 \
+	NC_BOUNDED(enter_next_##S##_##E, EnterArgs, threads, blocks)      \
+	{                                                                 \
+		NC_SHARED EnterSlots<S, true> slots;                          \
+		enter<S, E, true>(a, slots);                                  \
 	}
-ENTER(1, 1, 512, 3)
+ENTER(1, 1, 512, 2)
 ENTER(1, 2, 1024, 1)
-ENTER(2, 1, 512, 2)
+ENTER(2, 1, 640, 1)
 ENTER(2, 2, 1024, 1)
 ENTER(4, 1, 512, 1)
 ENTER(4, 2, 1024, 1)
@@ -313,15 +410,16 @@ ENTER(4, 2, 1024, 1)
 // --------------------------------------------------------------------- last norm
 
 struct LastNormArgs {
-	const float *d;      // [tokens][dim], the gradient of the head's input, times the gain
+	const void *d;       // [tokens][dim], the gradient of the head's input, times the gain
 	const float *x;      // [tokens][streams][dim], the streams that the last layer leaves
 	const float *weight; // [dim]
 	const float *scale;  // [tokens], of the head's int8 input, or null
 	float *dx;           // [tokens][streams][dim], written
 	float *dembed;       // [tokens][dim], cleared, or null
 	float *partial;      // [gridDim.x][dim]
-	int32_t tokens, dim, streams;
+	int32_t tokens, dim, streams, half; // half: d is bfloat16
 	float eps;
+	int32_t reserved;
 };
 
 template <int E> NC_DEVICE void last_norm(const LastNormArgs &a, Slots<2> &slots)
@@ -350,7 +448,7 @@ template <int E> NC_DEVICE void last_norm(const LastNormArgs &a, Slots<2> &slots
 				d[k][e] = u[k][e] = 0;
 			if (i >= a.dim)
 				continue;
-			load4(d[k], a.d + token * a.dim + i);
+			load4_of(d[k], a.d, a.half, token * a.dim + i);
 			load4(u[k], a.x + token * a.streams * a.dim + i);
 			for (int s = 1; s < a.streams; s++) {
 				float v[4];
@@ -395,13 +493,13 @@ template <int E> NC_DEVICE void last_norm(const LastNormArgs &a, Slots<2> &slots
 	}
 }
 
-NC_KERNEL_FOR(last_norm_1, LastNormArgs, 512, 3)
+NC_BOUNDED(last_norm_1, LastNormArgs, 512, 2)
 {
 	NC_SHARED Slots<2> slots;
 	last_norm<1>(a, slots);
 }
 
-NC_KERNEL_FOR(last_norm_2, LastNormArgs, 1024, 1)
+NC_BOUNDED(last_norm_2, LastNormArgs, 1024, 1)
 {
 	NC_SHARED Slots<2> slots;
 	last_norm<2>(a, slots);

@@ -16,7 +16,7 @@ struct AddPartialsArgs {
 };
 
 // A block of 1024 threads for 32 columns of job blockIdx.y: each thread adds every 32nd row.
-NC_KERNEL_FOR(add_partials, AddPartialsArgs, 1024, 2)
+NC_BOUNDED(add_partials, AddPartialsArgs, 1024, 2)
 {
 	NC_SHARED double sums[32][33];
 	const PartialSum &job = a.jobs[blockIdx.y];
@@ -54,7 +54,7 @@ struct EmbedBackArgs {
 // A block adds a chunk of the tokens in order of their ids. A run of one id that lies within the
 // chunk goes to its row; what is in other chunks too goes to partial: [0] of a run that began in
 // front of the chunk, [1] of one that begins in it and goes on behind it.
-NC_KERNEL_FOR(embed_back, EmbedBackArgs, 256, 4)
+NC_BOUNDED(embed_back, EmbedBackArgs, 256, 4)
 {
 	const int first = (int)blockIdx.x * Chunk, last = first + Chunk < a.n ? first + Chunk : a.n;
 	for (int at = 4 * (int)threadIdx.x; at < a.dim; at += 4 * (int)blockDim.x) {
@@ -116,7 +116,7 @@ NC_KERNEL_FOR(embed_back, EmbedBackArgs, 256, 4)
 }
 
 // A block adds the parts of the run that begins in a chunk and goes on behind it, if there is one.
-NC_KERNEL_FOR(embed_join, EmbedBackArgs, 256, 4)
+NC_BOUNDED(embed_join, EmbedBackArgs, 256, 4)
 {
 	NC_SHARED int more; // chunks behind this one that have a part
 	const int chunk = (int)blockIdx.x, first = chunk * Chunk, last = first + Chunk;

@@ -8,7 +8,7 @@
 enum { ReLU2 = 0, ReLU2GLU = 1, SwiGLU = 2 };
 
 struct ActivateBackArgs {
-	const float *d;    // [tokens][ffn], the gradient of the down projection's input, times its gain
+	const void *d;     // [tokens][ffn], the gradient of the down projection's input, times its gain
 	const float *rows; // [tokens][wide]: what the up projection gave, then the gate if there is one
 	const float *weight;   // [ffn], of the norm in front of the down projection, or null: none
 	const float *scale;    // [tokens], of the down projection's int8 input, or null
@@ -16,80 +16,108 @@ struct ActivateBackArgs {
 	uint16_t *dyb;         // [tokens][wide]: dy of both, times the gain of in_scale
 	float *partial;        // [gridDim.x][ffn], with weight
 	Int8 input;            // the up projection's
-	int32_t tokens, ffn, kind;
+	int32_t tokens, ffn, kind, half; // half: d is bfloat16
 	float eps;
+	int32_t reserved;
 };
 
 NC_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + nc_exp(-x)); }
 
-// slope is what the backward needs of a gate's value: its activation's value and its derivative.
+// Slope is the value of an activation function and its derivative.
 struct Slope {
 	float value, derivative;
 };
 
-NC_DEVICE Slope slope(int kind, float g)
+NC_DEVICE Slope relu2_slope(float x)
 {
-	Slope r;
-	if (kind == SwiGLU) {
-		const float e = sigmoid(g);
-		r.value = g * e, r.derivative = e * fmaf(g, 1.0f - e, 1.0f);
-	} else {
-		const float v = nc_relu(g);
-		r.value = v * v, r.derivative = v + v;
-	}
+	const float v = nc_relu(x);
+	Slope r = {v * v, v + v};
 	return r;
 }
 
-// finish_activation writes dy of four elements, from the gradient d of the activated ones.
-NC_DEVICE void finish_activation(const ActivateBackArgs &a, int64_t token, int i, float gain,
-                                 const float d[4], const float up[4], const Slope s[4])
+NC_DEVICE Slope slope(int kind, float x)
 {
-	uint16_t *dst = a.dyb + token * (a.kind == ReLU2 ? a.ffn : 2 * a.ffn) + i;
-	float v[4];
-	NC_UNROLL
-	for (int e = 0; e < 4; e++)
-		v[e] = gain * (d[e] * (a.kind == ReLU2 ? s[e].derivative : s[e].value));
-	store4_bf16(dst, v);
-	if (a.kind == ReLU2)
-		return;
-	NC_UNROLL
-	for (int e = 0; e < 4; e++)
-		v[e] = gain * (d[e] * up[e] * s[e].derivative);
-	store4_bf16(dst + a.ffn, v);
+	if (kind != SwiGLU)
+		return relu2_slope(x);
+	const float e = sigmoid(x);
+	Slope r = {x * e, e * fmaf(x, 1.0f - e, 1.0f)};
+	return r;
 }
 
-NC_DEVICE void load_activation(const ActivateBackArgs &a, int64_t token, int i, float up[4], Slope s[4])
-{
-	const float *row = a.rows + token * (a.kind == ReLU2 ? a.ffn : 2 * a.ffn) + i;
-	float gate[4];
-	load4(up, row);
-	load4(gate, a.kind == ReLU2 ? row : row + a.ffn);
-	NC_UNROLL
-	for (int e = 0; e < 4; e++)
-		s[e] = slope(a.kind, gate[e]);
-}
+// Inner is what the backward needs of four values of a token. Without a gate its slope is that of
+// up, which costs less to find again than to keep.
+template <bool Gated> struct Inner {
+	float up[4];
+	Slope gate[4];
+
+	NC_METHOD void load(const ActivateBackArgs &a, int64_t token, int i)
+	{
+		const float *row = a.rows + token * (Gated ? 2 : 1) * a.ffn + i;
+		load4(up, row);
+		if (!Gated)
+			return;
+		float g[4];
+		load4(g, row + a.ffn);
+		NC_UNROLL
+		for (int e = 0; e < 4; e++)
+			gate[e] = slope(a.kind, g[e]);
+	}
+	// activated is the value that the norm has got.
+	NC_METHOD float activated(int e) const
+	{
+		return Gated ? gate[e].value * up[e] : relu2_slope(up[e]).value;
+	}
+	// finish writes dy, from the gradient d of what was activated.
+	NC_METHOD void finish(const ActivateBackArgs &a, int64_t token, int i, float gain, const float d[4]) const
+	{
+		uint16_t *dst = a.dyb + token * (Gated ? 2 : 1) * a.ffn + i;
+		float v[4];
+		NC_UNROLL
+		for (int e = 0; e < 4; e++)
+			v[e] = gain * (d[e] * (Gated ? gate[e].value : relu2_slope(up[e]).derivative));
+		store4_bf16(dst, v);
+		if (!Gated)
+			return;
+		NC_UNROLL
+		for (int e = 0; e < 4; e++)
+			v[e] = gain * (d[e] * up[e] * gate[e].derivative);
+		store4_bf16(dst + a.ffn, v);
+	}
+	// ahead asks for another token's.
+	NC_METHOD static void ask(const ActivateBackArgs &a, int64_t token, int i)
+	{
+		const float *row = a.rows + token * (Gated ? 2 : 1) * a.ffn + i;
+		ahead(row);
+		if (Gated)
+			ahead(row + a.ffn);
+	}
+};
 
 // Without a norm every element is by itself.
-NC_KERNEL_FOR(activate_back, ActivateBackArgs, 256, 4)
+template <bool Gated> NC_DEVICE void activate_back(const ActivateBackArgs &a)
 {
 	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
 		const float inverse_gain = 1.0f / gain_of(a.scale, token), gain = gain_of(a.in_scale, token);
+		NC_UNROLL_BY(2)
 		for (int i = 4 * (int)threadIdx.x; i < a.ffn; i += 4 * (int)blockDim.x) {
-			float d[4], up[4];
-			Slope s[4];
-			load4(d, a.d + token * a.ffn + i);
-			load_activation(a, token, i, up, s);
+			float d[4];
+			Inner<Gated> inner;
+			load4_of(d, a.d, a.half, token * a.ffn + i);
+			inner.load(a, token, i);
 			NC_UNROLL
 			for (int e = 0; e < 4; e++)
 				d[e] = d[e] * inverse_gain;
-			finish_activation(a, token, i, gain, d, up, s);
+			inner.finish(a, token, i, gain, d);
 		}
 		widen(a.input, token);
 	}
 }
 
+NC_BOUNDED(relu2_back, ActivateBackArgs, 256, 6) { activate_back<false>(a); }
+NC_BOUNDED(gated_back, ActivateBackArgs, 256, 5) { activate_back<true>(a); }
+
 // E times four elements of a token for each thread.
-template <int E> NC_DEVICE void activate_norm_back(const ActivateBackArgs &a, Slots<2> &slots)
+template <int E, bool Gated> NC_DEVICE void activate_norm_back(const ActivateBackArgs &a, Slots<2> &slots)
 {
 	const int tid = (int)threadIdx.x, step = 4 * (int)blockDim.x;
 	float w[E][4], part[E][4];
@@ -105,27 +133,30 @@ template <int E> NC_DEVICE void activate_norm_back(const ActivateBackArgs &a, Sl
 	int turn = 0;
 	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
 		const float inverse_gain = 1.0f / gain_of(a.scale, token), gain = gain_of(a.in_scale, token);
-		float d[E][4], up[E][4], sums[2] = {0, 0};
-		Slope slopes[E][4];
+		float d[E][4], sums[2] = {0, 0};
+		Inner<Gated> inner[E];
 		NC_UNROLL
 		for (int k = 0; k < E; k++) {
 			const int i = 4 * tid + k * step;
 			if (i >= a.ffn)
 				continue;
-			load4(d[k], a.d + token * a.ffn + i);
-			load_activation(a, token, i, up[k], slopes[k]);
+			load4_of(d[k], a.d, a.half, token * a.ffn + i);
+			inner[k].load(a, token, i);
+			if (token + gridDim.x < a.tokens)
+				inner[k].ask(a, token + gridDim.x, i);
 		}
 		NC_UNROLL
-		for (int k = 0; k < E; k++)
+		for (int k = 0; k < E; k++) {
+			if (4 * tid + k * step >= a.ffn)
+				continue;
 			NC_UNROLL
 			for (int e = 0; e < 4; e++) {
-				if (4 * tid + k * step >= a.ffn)
-					continue;
-				const float u = a.kind == ReLU2 ? slopes[k][e].value : slopes[k][e].value * up[k][e];
+				const float u = inner[k].activated(e);
 				d[k][e] = d[k][e] * inverse_gain;
 				sums[0] = fmaf(u, u, sums[0]);
 				sums[1] = fmaf(d[k][e] * w[k][e], u, sums[1]);
 			}
+		}
 		block_sum(sums, slots, turn);
 		const NormBack n = norm_back(sums, a.ffn, a.eps);
 		NC_UNROLL
@@ -136,11 +167,11 @@ template <int E> NC_DEVICE void activate_norm_back(const ActivateBackArgs &a, Sl
 			float v[4];
 			NC_UNROLL
 			for (int e = 0; e < 4; e++) {
-				const float u = a.kind == ReLU2 ? slopes[k][e].value : slopes[k][e].value * up[k][e];
+				const float u = inner[k].activated(e);
 				part[k][e] = fmaf(d[k][e], u * n.inverse, part[k][e]);
 				v[e] = fmaf(n.factor, u, d[k][e] * w[k][e]) * n.inverse;
 			}
-			finish_activation(a, token, i, gain, v, up[k], slopes[k]);
+			inner[k].finish(a, token, i, gain, v);
 		}
 		widen(a.input, token);
 	}
@@ -152,30 +183,33 @@ template <int E> NC_DEVICE void activate_norm_back(const ActivateBackArgs &a, Sl
 	}
 }
 
-#define ACTIVATE_NORM(E, threads, blocks)                                        \
-	NC_KERNEL_FOR(activate_norm_back_##E, ActivateBackArgs, threads, blocks)     \
-	{                                                                            \
-		NC_SHARED Slots<2> slots;                                                \
-		activate_norm_back<E>(a, slots);                                         \
+#define ACTIVATE_NORM(name, E, gated, threads, blocks)               \
+	NC_BOUNDED(name##_norm_back_##E, ActivateBackArgs, threads, blocks) \
+	{                                                                \
+		NC_SHARED Slots<2> slots;                                    \
+		activate_norm_back<E, gated>(a, slots);                      \
 	}
-ACTIVATE_NORM(1, 512, 2)
-ACTIVATE_NORM(2, 512, 1)
-ACTIVATE_NORM(4, 512, 1)
-ACTIVATE_NORM(8, 512, 1)
+ACTIVATE_NORM(relu2, 1, false, 768, 2)
+ACTIVATE_NORM(relu2, 2, false, 768, 1)
+ACTIVATE_NORM(relu2, 4, false, 768, 1)
+ACTIVATE_NORM(relu2, 8, false, 512, 1)
+ACTIVATE_NORM(gated, 1, true, 512, 2)
+ACTIVATE_NORM(gated, 2, true, 512, 1)
+ACTIVATE_NORM(gated, 4, true, 512, 1)
+ACTIVATE_NORM(gated, 8, true, 512, 1)
 
 // ------------------------------------------------------------------------- norms
 
 struct NormBackArgs {
-	const float *d;      // [tokens][width], the gradient of the normed vector, times the gain
+	const void *d;       // [tokens][width], the gradient of the normed vector, times the gain
 	const float *x;      // [tokens][width], or null without weight
 	const float *weight; // [width], or null: there is no norm
 	const float *scale;  // [tokens], of the vector's int8 values, or null
 	uint16_t *dst;       // [tokens][width]
 	float *partial;      // [gridDim.x][width], with weight
 	Int8 input;
-	int32_t tokens, width;
+	int32_t tokens, width, half; // half: d is bfloat16
 	float eps;
-	int32_t reserved;
 };
 
 template <int E> NC_DEVICE void sub_norm_back(const NormBackArgs &a, Slots<2> &slots)
@@ -203,9 +237,12 @@ template <int E> NC_DEVICE void sub_norm_back(const NormBackArgs &a, Slots<2> &s
 				d[k][e] = u[k][e] = 0;
 			if (i >= a.width)
 				continue;
-			load4(d[k], a.d + token * a.width + i);
-			if (a.weight)
-				load4(u[k], a.x + token * a.width + i);
+			load4_of(d[k], a.d, a.half, token * a.width + i);
+			if (!a.weight)
+				continue;
+			load4(u[k], a.x + token * a.width + i);
+			if (token + gridDim.x < a.tokens)
+				ahead(a.x + (token + gridDim.x) * a.width + i);
 		}
 		NC_UNROLL
 		for (int k = 0; k < E; k++)
@@ -244,12 +281,12 @@ template <int E> NC_DEVICE void sub_norm_back(const NormBackArgs &a, Slots<2> &s
 }
 
 #define SUB_NORM(E, threads, blocks)                                   \
-	NC_KERNEL_FOR(sub_norm_back_##E, NormBackArgs, threads, blocks)    \
+	NC_BOUNDED(sub_norm_back_##E, NormBackArgs, threads, blocks)    \
 	{                                                                  \
 		NC_SHARED Slots<2> slots;                                      \
 		sub_norm_back<E>(a, slots);                                    \
 	}
-SUB_NORM(1, 512, 3)
+SUB_NORM(1, 512, 2)
 SUB_NORM(2, 512, 2)
 SUB_NORM(4, 512, 1)
 
@@ -260,7 +297,7 @@ struct FactorsArgs {
 	int32_t tokens, reserved;
 };
 
-NC_KERNEL_FOR(factors, FactorsArgs, 256, 8)
+NC_BOUNDED(factors, FactorsArgs, 256, 8)
 {
 	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x)
 		widen(a.input, token);
@@ -272,7 +309,7 @@ struct RoundArgs {
 	int64_t n;            // a multiple of 4
 };
 
-NC_KERNEL_FOR(round_floats, RoundArgs, 256, 8)
+NC_BOUNDED(round_floats, RoundArgs, 256, 8)
 {
 	const int64_t step = 1024 * (int64_t)gridDim.x;
 	for (int64_t i = 4 * ((int64_t)blockIdx.x * 256 + threadIdx.x); i < a.n; i += step) {

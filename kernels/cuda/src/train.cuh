@@ -5,27 +5,7 @@
 // weights stay in registers until the block's last token. No sum depends on timing; those over a
 // block's tokens depend on the number of blocks.
 #pragma once
-#include "math.cuh"
-
-// NC_KERNEL_FOR is NC_KERNEL for blocks of at most that many threads, of which that many are to fit
-// on a multiprocessor.
-#ifdef __CUDACC_RTC__
-#define NC_KERNEL_FOR(name, Args, threads, blocks) \
-	extern "C" __global__ void __launch_bounds__(threads, blocks) name(const Args a)
-#else
-#define NC_KERNEL_FOR(name, Args, threads, blocks) NC_KERNEL(name, Args)
-#endif
-
-// NC_UNROLL stands before loops that index arrays of registers, NC_UNROLL_BY before those that are
-// to have that many accesses under way.
-#ifdef __CUDACC_RTC__
-#define NC_PRAGMA(x) _Pragma(#x)
-#define NC_UNROLL NC_PRAGMA(unroll)
-#define NC_UNROLL_BY(n) NC_PRAGMA(unroll n)
-#else
-#define NC_UNROLL
-#define NC_UNROLL_BY(n)
-#endif
+#include "mma.cuh"
 
 enum { MaxWarps = 32, CoefSize = 24, MaxMixed = 4 };
 
@@ -44,37 +24,39 @@ NC_DEVICE void store4(float *p, const float v[4])
 	*(uint4 *)p = q;
 }
 
-// two_bf16 is two bfloat16 numbers, the first in the low half; two_half the same in half precision.
-NC_DEVICE uint32_t two_bf16(float first, float second)
-{
-#ifdef __CUDACC_RTC__
-	uint32_t d;
-	asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(second), "f"(first));
-	return d;
-#else
-	return nc_to_bf16(first) | (uint32_t)nc_to_bf16(second) << 16;
-#endif
-}
-
-NC_DEVICE uint32_t two_half(float first, float second)
-{
-#ifdef __CUDACC_RTC__
-	uint32_t d;
-	asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(second), "f"(first));
-	return d;
-#else
-	return nc_to_half(first) | (uint32_t)nc_to_half(second) << 16;
-#endif
-}
-
 NC_DEVICE void store4_bf16(uint16_t *p, const float v[4])
 {
-	*(uint64_t *)p = two_bf16(v[0], v[1]) | (uint64_t)two_bf16(v[2], v[3]) << 32;
+	*(uint64_t *)p = nc_pack_bf16(v[0], v[1]) | (uint64_t)nc_pack_bf16(v[2], v[3]) << 32;
 }
 
 NC_DEVICE void store4_half(uint16_t *p, const float v[4])
 {
-	*(uint64_t *)p = two_half(v[0], v[1]) | (uint64_t)two_half(v[2], v[3]) << 32;
+	*(uint64_t *)p = nc_pack_half(v[0], v[1]) | (uint64_t)nc_pack_half(v[2], v[3]) << 32;
+}
+
+// load4_of loads four elements from place i of float32 or, if half is set, bfloat16 numbers.
+NC_DEVICE void load4_of(float v[4], const void *p, int half, int64_t i)
+{
+	if (!half) {
+		load4(v, (const float *)p + i);
+		return;
+	}
+	const uint64_t q = *(const uint64_t *)((const uint16_t *)p + i);
+	NC_UNROLL
+	for (int e = 0; e < 4; e++)
+		v[e] = nc_bf16((uint16_t)(q >> 16 * e));
+}
+
+// ahead asks for what a block's next token has at a place, so that it comes to the cache while this one is
+// worked on: one in eight threads, each 16 bytes away from the last, for a line of 128 bytes.
+NC_DEVICE void ahead(const float *p)
+{
+#ifdef __CUDACC_RTC__
+	if (threadIdx.x % 8 == 0)
+		asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#else
+	(void)p;
+#endif
 }
 
 // gain_of is what a token's dy is multiplied by, as core/model's gainOf: the scale of its int8
@@ -112,16 +94,16 @@ NC_DEVICE void widen(const Int8 &a, int64_t token)
 			for (int h = 0; h < 2; h++) {
 				const float *x = v + 8 * h;
 				uint4 r;
-				r.x = two_bf16(x[0], x[1]), r.y = two_bf16(x[2], x[3]);
-				r.z = two_bf16(x[4], x[5]), r.w = two_bf16(x[6], x[7]);
+				r.x = nc_pack_bf16(x[0], x[1]), r.y = nc_pack_bf16(x[2], x[3]);
+				r.z = nc_pack_bf16(x[4], x[5]), r.w = nc_pack_bf16(x[6], x[7]);
 				*(uint4 *)(a.bf16 + token * a.cols + i + 8 * h) = r;
 			}
 		if (a.f16)
 			for (int h = 0; h < 2; h++) {
 				const float *x = v + 8 * h;
 				uint4 r;
-				r.x = two_half(x[0], x[1]), r.y = two_half(x[2], x[3]);
-				r.z = two_half(x[4], x[5]), r.w = two_half(x[6], x[7]);
+				r.x = nc_pack_half(x[0], x[1]), r.y = nc_pack_half(x[2], x[3]);
+				r.z = nc_pack_half(x[4], x[5]), r.w = nc_pack_half(x[6], x[7]);
 				*(uint4 *)(a.f16 + token * a.cols + i + 8 * h) = r;
 			}
 	}

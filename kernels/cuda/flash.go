@@ -15,7 +15,6 @@ import (
 type Flash struct {
 	t                      *Thread
 	forward, keys, queries [len(flashWidths)]*Kernel
-	delta                  *Kernel
 }
 
 // flashWidths is the elements of a head that the kernels are made for: of a shorter head the
@@ -36,7 +35,7 @@ func FlashSupports(headDim int) error {
 // Flash loads the kernels.
 func (t *Thread) Flash(image Image) (*Flash, error) {
 	f := &Flash{t: t}
-	forward, backward := map[string]**Kernel{}, map[string]**Kernel{"flash_delta": &f.delta}
+	forward, backward := map[string]**Kernel{}, map[string]**Kernel{}
 	var large []string
 	for i, w := range flashWidths {
 		a, b, c := fmt.Sprint("flash_forward_", w), fmt.Sprint("flash_keys_", w), fmt.Sprint("flash_queries_", w)
@@ -126,16 +125,12 @@ func (f *Flash) Backward(dq, dk, dv, delta, dout, out, lse, qkv Ptr, s FlashShap
 		return err
 	}
 	a.out, a.lse, a.dq, a.dk, a.dv, a.delta, a.dout, a.qkv = out, lse, dq, dk, dv, delta, dout, qkv
-	perHead := Shape{Grid: [3]uint32{uint32((a.tokens + 31) / 32), uint32(s.Heads), 1}, Block: [3]uint32{256, 1, 1}}
-	if err := Launch(f.t, f.delta, perHead, &a); err != nil {
-		return err
-	}
 	// As the templates of the sources have it: tokens of a block, and of a step.
 	own, step := [...]int{128, 128, 64}[kind], [...]int{64, 64, 32}[kind]
-	if err := s.launch(f.t, f.keys[kind], &a, kind, own, s.KVHeads, 4*step, 2*12*step); err != nil {
+	if err := s.launch(f.t, f.queries[kind], &a, kind, own, s.Heads, 4*step, 0); err != nil {
 		return err
 	}
-	return s.launch(f.t, f.queries[kind], &a, kind, own, s.Heads, 4*step, 0)
+	return s.launch(f.t, f.keys[kind], &a, kind, own, s.KVHeads, 4*step, 2*12*step)
 }
 
 // Docs is rows of packed documents.

@@ -143,7 +143,7 @@ template <int D, int BK> struct Forward {
 					continue;
 				if (t == 0)
 					a.lse[head * a.tokens + row + place] =
-						fmaf(top[m][r], a.exponent, log2f(total));
+						top[m][r] * a.exponent + log2f(total);
 				float *dst = a.out + ((row + place) * a.heads + head) * a.dim + 2 * t;
 				NC_UNROLL for (int n = 0; n < D / 8; n++)
 					if (8 * n < a.dim)

@@ -1,27 +1,205 @@
 // The backward of attention for training: dq, dk and dv from dout. Scores are computed again: one
-// kernel sums dk and dv over queries, the other dq over keys.
+// kernel sums dq over keys, and leaves delta = dout·out of each query; the other then sums dk and
+// dv over queries.
 #include "flash.cuh"
 
-// delta = dout·out of each head of each token: 32 tokens of head blockIdx.y a block of 256
-// threads, eight of them a token.
-NC_KERNEL(flash_delta, FlashArgs)
-{
-	const int64_t token = (int64_t)blockIdx.x * 32 + threadIdx.x / 8;
-	const int head = (int)blockIdx.y, lane = (int)threadIdx.x % 8;
-	const int64_t at = ((token < a.tokens ? token : 0) * a.heads + head) * a.dim;
-	float s = 0;
-	for (int i = 4 * lane; i < a.dim; i += 32) {
-		const uint4 x = *(const uint4 *)(a.out + at + i);
-		const uint64_t y = *(const uint64_t *)(a.dout + at + i);
-		s = fmaf(__uint_as_float(x.x), nc_bf16((uint16_t)y), s);
-		s = fmaf(__uint_as_float(x.y), nc_bf16((uint16_t)(y >> 16)), s);
-		s = fmaf(__uint_as_float(x.z), nc_bf16((uint16_t)(y >> 32)), s);
-		s = fmaf(__uint_as_float(x.w), nc_bf16((uint16_t)(y >> 48)), s);
+// dq of one head of 64·M queries, 16·M of them a warp, in M tiles of 16. Keys come BK at a time,
+// in two buffers. The gradient dout of a query is kept in half precision, divided by a power of
+// two near its largest element, so that the values need not be rounded for their product.
+template <int D, int BK, int M> struct Queries {
+	enum { Own = 64 * M, Stride = 2 * D + 16, Tile = BK * Stride };
+
+	float dq[M][D / 8][4], lse[M][2], delta[M][2], unit[M][2];
+	uint32_t q[M][D / 16][4], dout[M][D / 16][4];
+	int places[M][2], starts[M][2];
+
+	template <bool Edge>
+	NC_METHOD void keys(nc_place k, nc_place v, int first, int last, int lane, float exponent)
+	{
+		const int t = lane % 4;
+		const nc_place k_columns = k + columns<Stride>(lane), k_pairs = k + pairs<Stride>(lane),
+					   v_columns = v + columns<Stride>(lane);
+		// Keys behind the warp's last query are seen by none of its queries.
+		const int end = Edge && first + BK > last ? (last - first) / 16 + 1 : BK / 16;
+		NC_UNROLL_BY(1) for (int c = 0; c < end; c++)
+		{
+			float s[M][2][4], dp[M][2][4];
+			zero(s), zero(dp);
+			NC_UNROLL for (int x = 0; x < D / 16; x++) {
+				uint32_t b[4], d[4];
+				nc_ldmatrix(b, k_columns + 16 * c * Stride + 32 * x);
+				nc_ldmatrix(d, v_columns + 16 * c * Stride + 32 * x);
+				NC_UNROLL for (int m = 0; m < M; m++) {
+					nc_mma_f16(s[m][0], q[m][x], b[0], b[1]);
+					nc_mma_f16(s[m][1], q[m][x], b[2], b[3]);
+					nc_mma_f16(dp[m][0], dout[m][x], d[0], d[1]);
+					nc_mma_f16(dp[m][1], dout[m][x], d[2], d[3]);
+				}
+			}
+			uint32_t ds[M][4];
+			NC_UNROLL for (int m = 0; m < M; m++)
+				NC_UNROLL for (int n = 0; n < 2; n++)
+					NC_UNROLL for (int r = 0; r < 2; r++) {
+						float d[2];
+						NC_UNROLL for (int j = 0; j < 2; j++) {
+							float p =
+								nc_exp2(fmaf(s[m][n][2 * r + j], exponent, -lse[m][r]));
+							const int key = first + 16 * c + 8 * n + 2 * t + j;
+							if (Edge && (key > places[m][r] || key < starts[m][r]))
+								p = 0;
+							d[j] = p * fmaf(dp[m][n][2 * r + j], unit[m][r], -delta[m][r]);
+						}
+						ds[m][2 * n + r] = nc_pack_bf16(d[0], d[1]);
+					}
+			NC_UNROLL for (int n = 0; n < D / 16; n++) {
+				uint32_t b[4];
+				nc_ldmatrix_trans(b, k_pairs + 16 * c * Stride + 32 * n);
+				NC_UNROLL for (int i = 0; i < 4; i++)
+					b[i] = nc_half_to_bf16(b[i]);
+				NC_UNROLL for (int m = 0; m < M; m++) {
+					nc_mma_bf16(dq[m][2 * n], ds[m], b[0], b[1]);
+					nc_mma_bf16(dq[m][2 * n + 1], ds[m], b[2], b[3]);
+				}
+			}
+		}
 	}
-	for (int m = 4; m > 0; m /= 2)
-		s = s + nc_shuffle_xor(s, m);
-	if (lane == 0 && token < a.tokens)
-		a.delta[head * a.tokens + token] = s;
+
+	// dot is the product of the rows g and g+8 of dout[m], still bfloat16, with those of out: x
+	// and y from the lane's first element on.
+	NC_METHOD void dot(int m, const float *x, const float *y, int dim)
+	{
+		float s[2] = {0, 0};
+		NC_UNROLL for (int c = 0; c < D / 16; c++)
+			NC_UNROLL for (int i = 0; i < 4; i++) {
+				if (16 * c >= dim)
+					continue;
+				const uint64_t two = *(const uint64_t *)((i % 2 ? y : x) + 16 * c + i / 2 * 8);
+				const uint32_t d = dout[m][c][i];
+				s[i % 2] = fmaf(__uint_as_float((uint32_t)two), __uint_as_float(d << 16), s[i % 2]);
+				s[i % 2] = fmaf(__uint_as_float((uint32_t)(two >> 32)),
+				                __uint_as_float(d & 0xffff0000u), s[i % 2]);
+			}
+		delta[m][0] = quad_sum(s[0]), delta[m][1] = quad_sum(s[1]);
+	}
+
+	// rescale turns the rows g and g+8 of dout[m] from bfloat16 into half precision.
+	NC_METHOD void rescale(int m)
+	{
+		NC_UNROLL for (int r = 0; r < 2; r++) {
+			float top = 0;
+			NC_UNROLL for (int x = 0; x < D / 16; x++)
+				NC_UNROLL for (int i = 0; i < 2; i++) {
+					const uint32_t two = dout[m][x][2 * i + r];
+					top = fmaxf(top, fmaxf(__uint_as_float(two << 16 & 0x7fffffffu),
+					                       __uint_as_float(two & 0x7fff0000u)));
+				}
+			int e = (int)(__float_as_uint(quad_max(top)) >> 23); // 2^(e-127) <= top < 2^(e-126)
+			e = e < 30 ? 30 : e > 224 ? 224 : e;
+			const float shrink = __uint_as_float((uint32_t)(254 - e) << 23);
+			unit[m][r] = __uint_as_float((uint32_t)e << 23);
+			NC_UNROLL for (int x = 0; x < D / 16; x++)
+				NC_UNROLL for (int i = 0; i < 2; i++) {
+					uint32_t &two = dout[m][x][2 * i + r];
+					two = nc_pack_half(__uint_as_float(two << 16) * shrink,
+					                   __uint_as_float(two & 0xffff0000u) * shrink);
+				}
+		}
+	}
+
+	// Shared memory: twice keys and values [BK].
+	NC_METHOD void run(const FlashArgs &a)
+	{
+		NC_DYNAMIC(char, memory);
+		const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32, g = lane / 4,
+				  t = lane % 4;
+		const int block = (int)(gridDim.x - 1 - blockIdx.x) * Own, head = (int)blockIdx.y;
+		const int64_t row = (int64_t)blockIdx.z * a.seq,
+					  ld = (int64_t)(a.heads + 2 * a.kv_heads) * a.dim,
+					  wide = (int64_t)a.heads * a.dim;
+		const int32_t *begin = a.starts + row;
+		const uint16_t *qkv = a.qkv + row * ld;
+		const uint16_t *k = qkv + (int64_t)(a.heads + head / (a.heads / a.kv_heads)) * a.dim,
+					   *v = k + (int64_t)a.kv_heads * a.dim;
+		const int last = block + Own < a.seq ? block + Own - 1 : a.seq - 1;
+		int first = start(begin, block, a.seq) / BK * BK;
+		const nc_place stage = nc_place_of(memory);
+		Copy<D> copy;
+		copy.begin(tid, a.dim);
+		const int jump = copy.Step * (int)ld;
+		int here = (first + copy.row) * (int)ld + copy.column; // of k and v
+		copy.template tile<BK>(stage, k, here, jump, a.seq - first);
+		copy.template tile<BK>(stage + Tile, v, here, jump, a.seq - first);
+		nc_commit();
+
+		const int mine = block + 16 * M * warp, mine_last = mine + 16 * M - 1;
+		const int earliest = start(begin, mine, a.seq), latest = start(begin, mine_last, a.seq);
+		NC_UNROLL for (int m = 0; m < M; m++) {
+			const int at = mine + 16 * m < a.seq ? mine + 16 * m : block;
+			left<D>(q[m], qkv + at * ld + head * a.dim, ld, a.seq - at, a.dim, lane);
+			left<D>(dout[m], a.dout + (row + at) * wide + head * a.dim, wide, a.seq - at, a.dim,
+			        lane);
+			const float *rows[2];
+			NC_UNROLL for (int r = 0; r < 2; r++) {
+				const int place = mine + 16 * m + 8 * r + g;
+				const int64_t token = row + (place < a.seq ? place : a.seq - 1);
+				places[m][r] = place;
+				starts[m][r] = start(begin, place, a.seq);
+				lse[m][r] = a.lse[head * a.tokens + token];
+				rows[r] = a.out + (token * a.heads + head) * a.dim + 2 * t;
+			}
+			dot(m, rows[0], rows[1], a.dim);
+			NC_UNROLL for (int r = 0; r < 2; r++)
+				if (t == 0 && places[m][r] < a.seq)
+					a.delta[head * a.tokens + row + places[m][r]] = delta[m][r];
+			rescale(m);
+		}
+		zero(dq);
+		for (int step = 0; first <= last; step++, first += BK) {
+			nc_await<0>();
+			__syncthreads(); // these keys are there; those before them are done with
+			const nc_place at = stage + step % 2 * 2 * Tile;
+			const int next = first + BK;
+			if (next <= last) {
+				const nc_place to = stage + (1 - step % 2) * 2 * Tile;
+				here += BK * (int)ld;
+				copy.template tile<BK>(to, k, here, jump, a.seq - next);
+				copy.template tile<BK>(to + Tile, v, here, jump, a.seq - next);
+				nc_commit();
+			}
+			if (mine >= a.seq || first > mine_last || next <= earliest)
+				continue;
+			if (next - 1 <= mine && first >= latest)
+				keys<false>(at, at + Tile, first, mine_last, lane, a.exponent);
+			else
+				keys<true>(at, at + Tile, first, mine_last, lane, a.exponent);
+		}
+		NC_UNROLL for (int m = 0; m < M; m++)
+			NC_UNROLL for (int r = 0; r < 2; r++) {
+				if (places[m][r] >= a.seq)
+					continue;
+				float *dst = a.dq + ((row + places[m][r]) * a.heads + head) * a.dim + 2 * t;
+				NC_UNROLL for (int n = 0; n < D / 8; n++)
+					if (8 * n < a.dim)
+						store2(dst + 8 * n, dq[m][n][2 * r] * a.scale,
+						       dq[m][n][2 * r + 1] * a.scale);
+			}
+	}
+};
+
+NC_BOUNDED(flash_queries_32, FlashArgs, Threads, 2)
+{
+	Queries<32, 64, 2> f;
+	f.run(a);
+}
+NC_BOUNDED(flash_queries_64, FlashArgs, Threads, 2)
+{
+	Queries<64, 64, 2> f;
+	f.run(a);
+}
+NC_BOUNDED(flash_queries_128, FlashArgs, Threads, 2)
+{
+	Queries<128, 32, 1> f;
+	f.run(a);
 }
 
 // dk and dv of one head of 64·M keys, 16·M of them a warp, in M tiles of 16: over the heads of its
@@ -226,179 +404,5 @@ NC_BOUNDED(flash_keys_64, FlashArgs, Threads, 2)
 NC_BOUNDED(flash_keys_128, FlashArgs, Threads, 2)
 {
 	Keys<128, 32, 1> f;
-	f.run(a);
-}
-
-// dq of one head of 64·M queries, 16·M of them a warp, in M tiles of 16. Keys come BK at a time,
-// in two buffers. The gradient dout of a query is kept in half precision, divided by a power of
-// two near its largest element, so that the values need not be rounded for their product.
-template <int D, int BK, int M> struct Queries {
-	enum { Own = 64 * M, Stride = 2 * D + 16, Tile = BK * Stride };
-
-	float dq[M][D / 8][4], lse[M][2], delta[M][2], unit[M][2];
-	uint32_t q[M][D / 16][4], dout[M][D / 16][4];
-	int places[M][2], starts[M][2];
-
-	template <bool Edge>
-	NC_METHOD void keys(nc_place k, nc_place v, int first, int last, int lane, float exponent)
-	{
-		const int t = lane % 4;
-		const nc_place k_columns = k + columns<Stride>(lane), k_pairs = k + pairs<Stride>(lane),
-					   v_columns = v + columns<Stride>(lane);
-		// Keys behind the warp's last query are seen by none of its queries.
-		const int end = Edge && first + BK > last ? (last - first) / 16 + 1 : BK / 16;
-		NC_UNROLL_BY(1) for (int c = 0; c < end; c++) {
-			float s[M][2][4], dp[M][2][4];
-zero(s), zero(dp);
-			NC_UNROLL for (int x = 0; x < D / 16; x++) {
-				uint32_t b[4], d[4];
-				nc_ldmatrix(b, k_columns + 16 * c * Stride + 32 * x);
-				nc_ldmatrix(d, v_columns + 16 * c * Stride + 32 * x);
-				NC_UNROLL for (int m = 0; m < M; m++) {
-					nc_mma_f16(s[m][0], q[m][x], b[0], b[1]);
-					nc_mma_f16(s[m][1], q[m][x], b[2], b[3]);
-					nc_mma_f16(dp[m][0], dout[m][x], d[0], d[1]);
-					nc_mma_f16(dp[m][1], dout[m][x], d[2], d[3]);
-				}
-			}
-			uint32_t ds[M][4];
-			NC_UNROLL for (int m = 0; m < M; m++)
-				NC_UNROLL for (int n = 0; n < 2; n++)
-					NC_UNROLL for (int r = 0; r < 2; r++) {
-						float d[2];
-						NC_UNROLL for (int j = 0; j < 2; j++) {
-							float p =
-								nc_exp2(fmaf(s[m][n][2 * r + j], exponent, -lse[m][r]));
-							const int key = first + 16 * c + 8 * n + 2 * t + j;
-							if (Edge && (key > places[m][r] || key < starts[m][r]))
-								p = 0;
-							d[j] = p * fmaf(dp[m][n][2 * r + j], unit[m][r], -delta[m][r]);
-						}
-						ds[m][2 * n + r] = nc_pack_bf16(d[0], d[1]);
-					}
-			NC_UNROLL for (int n = 0; n < D / 16; n++) {
-				uint32_t b[4];
-				nc_ldmatrix_trans(b, k_pairs + 16 * c * Stride + 32 * n);
-				NC_UNROLL for (int i = 0; i < 4; i++)
-					b[i] = nc_half_to_bf16(b[i]);
-				NC_UNROLL for (int m = 0; m < M; m++) {
-					nc_mma_bf16(dq[m][2 * n], ds[m], b[0], b[1]);
-					nc_mma_bf16(dq[m][2 * n + 1], ds[m], b[2], b[3]);
-				}
-			}
-		}
-	}
-
-	// rescale turns the rows g and g+8 of dout[m] from bfloat16 into half precision.
-	NC_METHOD void rescale(int m)
-	{
-		NC_UNROLL for (int r = 0; r < 2; r++) {
-			float top = 0;
-			NC_UNROLL for (int x = 0; x < D / 16; x++)
-				NC_UNROLL for (int i = 0; i < 2; i++) {
-					const uint32_t two = dout[m][x][2 * i + r];
-					top = fmaxf(top, fmaxf(__uint_as_float(two << 16 & 0x7fffffffu),
-					                       __uint_as_float(two & 0x7fff0000u)));
-				}
-			int e = (int)(__float_as_uint(quad_max(top)) >> 23); // 2^(e-127) <= top < 2^(e-126)
-			e = e < 30 ? 30 : e > 224 ? 224 : e;
-			const float shrink = __uint_as_float((uint32_t)(254 - e) << 23);
-			unit[m][r] = __uint_as_float((uint32_t)e << 23);
-			NC_UNROLL for (int x = 0; x < D / 16; x++)
-				NC_UNROLL for (int i = 0; i < 2; i++) {
-					uint32_t &two = dout[m][x][2 * i + r];
-					two = nc_pack_half(__uint_as_float(two << 16) * shrink,
-					                   __uint_as_float(two & 0xffff0000u) * shrink);
-				}
-		}
-	}
-
-	// Shared memory: twice keys and values [BK].
-	NC_METHOD void run(const FlashArgs &a)
-	{
-		NC_DYNAMIC(char, memory);
-		const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32, g = lane / 4,
-				  t = lane % 4;
-		const int block = (int)(gridDim.x - 1 - blockIdx.x) * Own, head = (int)blockIdx.y;
-		const int64_t row = (int64_t)blockIdx.z * a.seq,
-					  ld = (int64_t)(a.heads + 2 * a.kv_heads) * a.dim,
-					  wide = (int64_t)a.heads * a.dim;
-		const int32_t *begin = a.starts + row;
-		const uint16_t *qkv = a.qkv + row * ld;
-		const uint16_t *k = qkv + (int64_t)(a.heads + head / (a.heads / a.kv_heads)) * a.dim,
-					   *v = k + (int64_t)a.kv_heads * a.dim;
-		const int last = block + Own < a.seq ? block + Own - 1 : a.seq - 1;
-		int first = start(begin, block, a.seq) / BK * BK;
-		const nc_place stage = nc_place_of(memory);
-		Copy<D> copy;
-		copy.begin(tid, a.dim);
-		const int jump = copy.Step * (int)ld;
-		int here = (first + copy.row) * (int)ld + copy.column; // of k and v
-		copy.template tile<BK>(stage, k, here, jump, a.seq - first);
-		copy.template tile<BK>(stage + Tile, v, here, jump, a.seq - first);
-		nc_commit();
-
-		const int mine = block + 16 * M * warp, mine_last = mine + 16 * M - 1;
-		const int earliest = start(begin, mine, a.seq), latest = start(begin, mine_last, a.seq);
-		NC_UNROLL for (int m = 0; m < M; m++) {
-			const int at = mine + 16 * m < a.seq ? mine + 16 * m : block;
-			left<D>(q[m], qkv + at * ld + head * a.dim, ld, a.seq - at, a.dim, lane);
-			left<D>(dout[m], a.dout + (row + at) * wide + head * a.dim, wide, a.seq - at, a.dim,
-			        lane);
-			rescale(m);
-			NC_UNROLL for (int r = 0; r < 2; r++) {
-				const int place = mine + 16 * m + 8 * r + g;
-				const int64_t i = head * a.tokens + row + (place < a.seq ? place : a.seq - 1);
-				places[m][r] = place;
-				starts[m][r] = start(begin, place, a.seq);
-				lse[m][r] = a.lse[i], delta[m][r] = a.delta[i];
-			}
-		}
-		zero(dq);
-		for (int step = 0; first <= last; step++, first += BK) {
-			nc_await<0>();
-			__syncthreads(); // these keys are there; those before them are done with
-			const nc_place at = stage + step % 2 * 2 * Tile;
-			const int next = first + BK;
-			if (next <= last) {
-				const nc_place to = stage + (1 - step % 2) * 2 * Tile;
-				here += BK * (int)ld;
-				copy.template tile<BK>(to, k, here, jump, a.seq - next);
-				copy.template tile<BK>(to + Tile, v, here, jump, a.seq - next);
-				nc_commit();
-			}
-			if (mine >= a.seq || first > mine_last || next <= earliest)
-				continue;
-			if (next - 1 <= mine && first >= latest)
-				keys<false>(at, at + Tile, first, mine_last, lane, a.exponent);
-			else
-				keys<true>(at, at + Tile, first, mine_last, lane, a.exponent);
-		}
-		NC_UNROLL for (int m = 0; m < M; m++)
-			NC_UNROLL for (int r = 0; r < 2; r++) {
-				if (places[m][r] >= a.seq)
-					continue;
-				float *dst = a.dq + ((row + places[m][r]) * a.heads + head) * a.dim + 2 * t;
-				NC_UNROLL for (int n = 0; n < D / 8; n++)
-					if (8 * n < a.dim)
-						store2(dst + 8 * n, dq[m][n][2 * r] * a.scale,
-						       dq[m][n][2 * r + 1] * a.scale);
-			}
-	}
-};
-
-NC_BOUNDED(flash_queries_32, FlashArgs, Threads, 2)
-{
-	Queries<32, 64, 2> f;
-	f.run(a);
-}
-NC_BOUNDED(flash_queries_64, FlashArgs, Threads, 2)
-{
-	Queries<64, 64, 2> f;
-	f.run(a);
-}
-NC_BOUNDED(flash_queries_128, FlashArgs, Threads, 2)
-{
-	Queries<128, 32, 1> f;
 	f.run(a);
 }

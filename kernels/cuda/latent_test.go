@@ -82,7 +82,10 @@ func latents(r *rand.Rand, rows, cols int, kind string) []float32 {
 		case kind == "zero":
 			w[i] = float32(math.Copysign(0, float64(w[i])))
 		case kind == "steps": // quotients of exactly one half
-			w[i] = float32(r.IntN(5)-2) / 2
+			w[i] = float32(i%2) + 0.5 // of mean 1 in an even number
+			if r.IntN(2) == 0 {
+				w[i] = -w[i]
+			}
 		case kind == "sparse" && r.IntN(100) > 0:
 			w[i] = 0
 		}

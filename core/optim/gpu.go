@@ -37,6 +37,7 @@ type GPU struct {
 	state             cuda.Ptr
 	x, y, gram, poly  cuda.Ptr
 	host              []Tensor // filled by Tensors
+	norms             []float64
 	pending           bool     // prepared, not reported
 	factor            float64
 }
@@ -450,8 +451,9 @@ func (p *GPU) Report(_ *cuda.Thread) (Report, error) {
 	}
 	p.pending = false
 	d, norms := p.step.Read()
+	p.norms = append(p.norms[:0], norms...)
 	p.count.Step++
-	r := Report{Step: p.count.Step, Factor: p.factor, GradNorm: d.Norm, ClassNorm: d.ClassNorm, Norms: norms, Clip: d.Clip, Skipped: d.Skip != 0}
+	r := Report{Step: p.count.Step, Factor: p.factor, GradNorm: d.Norm, ClassNorm: d.ClassNorm, Norms: p.norms, Clip: d.Clip, Skipped: d.Skip != 0}
 	if r.Skipped {
 		p.count.Skipped++
 		r.NonFinite = "loss"

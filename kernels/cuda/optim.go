@@ -240,8 +240,8 @@ func (o *Optim) Results(s *OptimStep) error {
 	return DownloadAsync(o.t, s.results, s.result)
 }
 
-// Read is what the last step decided, and the norm of each gradient, once the device is done; the
-// norms are valid until the next step.
+// Read is what the last step decided, and the norm of each gradient, once the device is done. The
+// norms are in pinned memory: they are valid until the next step, or until the device is closed.
 func (s *OptimStep) Read() (OptimDecision, []float64) { return *s.decision, s.norms }
 
 type squaresArgs struct {

@@ -234,18 +234,27 @@ func requireGrads(t *testing.T, what string, want, size, got grads) {
 	dq := requireClose(t, what+" dq", want.dq, size.dq, got.dq, flashBackward)
 	dk := requireClose(t, what+" dk", want.dk, size.dk, got.dk, flashBackward)
 	dv := requireClose(t, what+" dv", want.dv, size.dv, got.dv, flashBackward)
-	t.Logf("%s: relative errors of out %.1e, dq %.1e, dk %.1e, dv %.1e", what, out, dq, dk, dv)
+	t.Logf("%s: relative errors of out %.1e, dq %.1e, dk %.1e, dv %.1e", what, out, dq, dk, dv) // infinite where 0 is right
 }
 
 func TestFlashIsAttentionAndItsDerivative(t *testing.T) {
 	r := rand.New(rand.NewPCG(71, 1))
-	for _, s := range []struct{ rows, seq, heads, kv, dim, length int }{
+	type shape struct{ rows, seq, heads, kv, dim, length int }
+	shapes := []shape{
 		{1, 1, 1, 1, 16, 0}, {1, 64, 1, 1, 64, 0}, {2, 97, 4, 2, 64, 30}, {1, 192, 1, 1, 64, 0}, {1, 193, 2, 1, 64, 150},
 		{2, 96, 2, 2, 128, 25}, {1, 135, 3, 1, 128, 70}, {1, 129, 3, 1, 32, 60}, {1, 70, 1, 1, 48, 1}, {3, 33, 2, 1, 112, 0}, {1, 260, 1, 1, 16, 200},
-	} {
+	}
+	if cudatest.OnGPU(os.Getenv) { // that fill it, and are slow otherwise
+		shapes = append(shapes, shape{4, 1024, 12, 4, 64, 300}, shape{2, 2048, 4, 1, 128, 0}, shape{7, 777, 6, 6, 96, 100}, shape{9, 1000, 6, 2, 32, 500})
+	}
+	for _, s := range shapes {
 		c := newFlashCase(r, s.rows, s.seq, s.heads, s.kv, s.dim, s.length)
 		want, size := c.exact()
-		requireGrads(t, fmt.Sprintf("%+v", s), want, size, c.device(t))
+		got := c.device(t)
+		requireGrads(t, fmt.Sprintf("%+v", s), want, size, got)
+		if cudatest.OnGPU(os.Getenv) {
+			require.Equal(t, got, c.device(t), "the second time")
+		}
 	}
 }
 

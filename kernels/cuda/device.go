@@ -71,12 +71,34 @@ func (d *Driver) Devices() ([]Info, error) {
 
 // Fail makes err what waiting on the device and further calls of Do return, as after a loss: for a
 // fault elsewhere that makes the device's results wrong. The first one counts.
-func (v *Device) Fail(err error) {
+func (v *Device) Fail(err error) { _ = v.fail(err) } // it is what Do returns
+
+// fail is Fail; it returns the error that counts.
+func (v *Device) fail(err error) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.lost == nil {
 		v.lost = err
+		for _, f := range v.onLoss {
+			go tell(f, err)
+		}
 	}
+	return v.lost
+}
+
+// OnLoss lets f be called, in a goroutine of its own, when the device is lost or Fail is called.
+func (v *Device) OnLoss(f func(error)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.lost != nil {
+		go tell(f, v.lost)
+	}
+	v.onLoss = append(v.onLoss, f)
+}
+
+func tell(f func(error), err error) {
+	defer func() { _ = recover() }() // it is the listener's fault, and nobody is here to be told
+	f(err)
 }
 
 // failed is what Fail or a loss left.
@@ -136,7 +158,8 @@ type Device struct {
 
 	mu     sync.Mutex
 	closed bool
-	lost   error // what made the context unusable
+	lost   error // what made the context, or what is in its memory, unusable
+	onLoss []func(error)
 }
 
 // Open opens a device: it makes or joins the primary context and starts the thread
@@ -229,14 +252,7 @@ func (v *Device) Close() {
 }
 
 // lose notes that the context cannot be used any more: further calls of Do return what it does.
-func (v *Device) lose(err *Error) error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.lost == nil {
-		v.lost = &LostError{Device: v.Ordinal, Err: err}
-	}
-	return v.lost
-}
+func (v *Device) lose(err *Error) error { return v.fail(&LostError{Device: v.Ordinal, Err: err}) }
 
 // check makes an error of a result, and notes the loss of the context.
 func (t *Thread) check(call string, c code) error {

@@ -117,6 +117,7 @@ type Comm struct {
 	device  int
 	mu      sync.Mutex // held by calls and when the handle goes
 	handle  handle
+	made    handle // NCCL may write it until the initialisation is done
 	aborted atomic.Bool
 }
 
@@ -127,7 +128,7 @@ func (t *Thread) Join(lib *NCCL, id CommID, rank, ranks int, made func(*Comm)) e
 	c := &Comm{lib: lib, device: t.device.Ordinal}
 	made(c)
 	config := &ncclConfig{size: uint64(unsafe.Sizeof(ncclConfig{})), magic: ncclMagic, version: 21400} // calls do not block
-	h, v := new(handle), &id.id
+	h, v := &c.made, &id.id
 	return c.call("ncclCommInitRank", func() int32 {
 		defer func() { c.handle = *h }()
 		if lib.api.InitByList != nil {
@@ -149,7 +150,7 @@ func (c *Comm) call(name string, f func() int32) error {
 	*result = f()
 	for wait := time.Microsecond; *result == ncclInProgress; wait = min(2*wait, time.Millisecond) {
 		c.mu.Unlock() // Abort may come in between
-		time.Sleep(wait)
+		<-time.After(wait)
 		c.mu.Lock()
 		if c.aborted.Load() {
 			return ErrAborted
@@ -202,9 +203,7 @@ func (c *Comm) Err() error {
 // Abort ends what the member waits for, on the device too, and its membership. It is for any
 // goroutine, and may be called twice. Results of what was queued are undefined.
 func (c *Comm) Abort() {
-	if c.aborted.Swap(true) {
-		return
-	}
+	c.aborted.Store(true)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.handle != 0 {
@@ -218,7 +217,8 @@ func (c *Comm) Abort() {
 func (c *Comm) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.aborted.Swap(true) || c.handle == 0 {
+	c.aborted.Store(true)
+	if c.handle == 0 {
 		return nil
 	}
 	err := c.lib.check("ncclCommDestroy", c.device, 0, c.lib.api.Destroy(c.handle))

@@ -1,6 +1,9 @@
 package cuda
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // This file queues the kernels of src/rotary.cu: positions in training.
 
@@ -62,6 +65,9 @@ func (x *Train) Rotate(y Ptr, r *TrainRotation, d Docs) error {
 		return err
 	}
 	units := n * ((r.Heads + 2*r.KVHeads + 1) / 2)
+	if units > math.MaxInt32-8 {
+		return fmt.Errorf("cuda: %d tokens of %d heads in one launch", n, r.Heads+2*r.KVHeads)
+	}
 	s := Shape{Grid: [3]uint32{uint32((units + 7) / 8), 1, 1}, Block: [3]uint32{256, 1, 1}}
 	return Launch(x.t, x.rotate[r.chunks()].Kernel, s, &rotateTrainArgs{r.X, y, r.QNorm, r.KNorm, turn, int32(n), r.Eps})
 }

@@ -58,7 +58,7 @@ func (t *Thread) Train(image Image) (*Train, error) {
 		}
 	}
 	for i, elements := range []int{1, 2, 4, 8} {
-		x.activateNorm[[2]int{0, elements}] = load("train", fmt.Sprintf("relu2_norm_back_%d", elements), []int{1536, 768, 768, 512}[i])
+		x.activateNorm[[2]int{0, elements}] = load("train", fmt.Sprintf("relu2_norm_back_%d", elements), []int{1536, 1024, 512, 512}[i])
 		x.activateNorm[[2]int{1, elements}] = load("train", fmt.Sprintf("gated_norm_back_%d", elements), []int{1024, 512, 512, 512}[i])
 		if elements <= 4 {
 			x.subNorm[elements] = load("train", fmt.Sprintf("sub_norm_back_%d", elements), []int{1024, 1024, 512}[i])
@@ -196,11 +196,14 @@ func (x *Train) ActivateBack(a *ActivateBack, n int) (PartialSum, error) {
 	if err != nil {
 		return PartialSum{}, err
 	}
-	gated, most := 1, 512
+	gated, most := 1, 1024
 	if a.Kind == ReLU2 {
 		gated, most = 0, 768
 	}
-	p, err := planFor(a.FFN, most, 8)
+	p, err := planFor(a.FFN, most, 1)
+	if err != nil {
+		p, err = planFor(a.FFN, 512, 8)
+	}
 	if err == nil {
 		err = checkTokens(n)
 	}
@@ -216,9 +219,6 @@ func (x *Train) ActivateBack(a *ActivateBack, n int) (PartialSum, error) {
 		return PartialSum{}, Launch(x.t, k.Kernel, x.shape(k, n, 256), args)
 	}
 	k = x.activateNorm[[2]int{gated, p.elements}]
-	if p.elements == 8 && p.threads > 512 {
-		return PartialSum{}, fmt.Errorf("cuda: training with vectors of %d elements, at most %d are supported", a.FFN, 4*512*8)
-	}
 	s := x.shape(k, n, p.threads)
 	return partialSum(a.Partial, s, a.FFN, a.FFN), Launch(x.t, k.Kernel, s, args)
 }

@@ -35,6 +35,7 @@ var layers = map[string]row{
 	"core/gguf":                {1, nil},
 	"core/mhc":                 {1, nil},
 	"core/data":                {2, []string{"github.com/klauspost/compress", "github.com/parquet-go/parquet-go"}},
+	"core/collective":          {3, nil},
 	"core/optim":               {3, nil},
 	"core/model":               {4, nil},
 	"core/infer":               {5, nil},

@@ -134,19 +134,21 @@ func (t *target) buildAt(root, dir string) error {
 			return err
 		}
 	}
-	prune(root, t.name)
+	prune(root, t.name, dir)
 	return nil
 }
 
-// prune removes what was built for other sources long ago, and what a process left that was killed.
-func prune(root, name string) {
+// prune removes what was built for other sources long before dir, and what a process left that was
+// killed.
+func prune(root, name, dir string) {
 	entries, err := os.ReadDir(root)
-	if err != nil {
+	now, missing := os.Stat(dir)
+	if err != nil || missing != nil {
 		return
 	}
 	for _, e := range entries {
 		other := strings.HasPrefix(e.Name(), name+"-") || strings.HasPrefix(e.Name(), ".new-")
-		if info, err := e.Info(); err == nil && other && time.Since(info.ModTime()) > old {
+		if info, err := e.Info(); err == nil && other && now.ModTime().Sub(info.ModTime()) > old {
 			_ = os.RemoveAll(filepath.Join(root, e.Name())) // is tried again
 		}
 	}
@@ -216,6 +218,7 @@ func libraries() (string, error) {
 	for _, l := range [][]string{
 		{"libcuda.so.1", "libcuda.c", "-ldl", "-lpthread"},
 		{"libcublasLt.so.13", "libcublaslt.c", "-O3", "-ffp-contract=off", "-ldl"},
+		{"libnccl.so.2", "libnccl.c", "-ldl", "-lpthread"},
 		{"libnvrtc.so.13", "libnvrtc.c", `-DHOME_OF_HOST="` + filepath.Join(home, "src") + `"`},
 	} {
 		source := filepath.Join(data, l[1])

@@ -122,6 +122,14 @@ template <int D, int BK, int M> struct Queries {
 					   *v = k + (int64_t)a.kv_heads * a.dim;
 		const int last = block + Own < a.seq ? block + Own - 1 : a.seq - 1;
 		int first = start(begin, block, a.seq) / BK * BK;
+		const int mine = block + 16 * M * warp, mine_last = mine + 16 * M - 1;
+		const int earliest = start(begin, mine, a.seq), latest = start(begin, mine_last, a.seq);
+		NC_UNROLL for (int m = 0; m < M; m++) {
+			const int at = mine + 16 * m < a.seq ? mine + 16 * m : block;
+			left<D>(q[m], qkv + at * ld + head * a.dim, ld, a.seq - at, a.dim, lane);
+			left<D>(dout[m], a.dout + (row + at) * wide + head * a.dim, wide, a.seq - at, a.dim,
+			        lane);
+		}
 		const nc_place stage = nc_place_of(memory);
 		Copy<D> copy;
 		copy.begin(tid, a.dim);
@@ -130,14 +138,7 @@ template <int D, int BK, int M> struct Queries {
 		copy.template tile<BK>(stage, k, here, jump, a.seq - first);
 		copy.template tile<BK>(stage + Tile, v, here, jump, a.seq - first);
 		nc_commit();
-
-		const int mine = block + 16 * M * warp, mine_last = mine + 16 * M - 1;
-		const int earliest = start(begin, mine, a.seq), latest = start(begin, mine_last, a.seq);
 		NC_UNROLL for (int m = 0; m < M; m++) {
-			const int at = mine + 16 * m < a.seq ? mine + 16 * m : block;
-			left<D>(q[m], qkv + at * ld + head * a.dim, ld, a.seq - at, a.dim, lane);
-			left<D>(dout[m], a.dout + (row + at) * wide + head * a.dim, wide, a.seq - at, a.dim,
-			        lane);
 			const float *rows[2];
 			NC_UNROLL for (int r = 0; r < 2; r++) {
 				const int place = mine + 16 * m + 8 * r + g;
@@ -327,14 +328,7 @@ template <int D, int BQ, int M> struct Keys {
 		const int64_t row = (int64_t)blockIdx.z * a.seq,
 					  ld = (int64_t)(a.heads + 2 * a.kv_heads) * a.dim;
 		const int block_last = block + Own < a.seq ? block + Own - 1 : a.seq - 1;
-		// Tiles of queries until one begins in a document behind the last key: starts does
-		// not descend.
-		int tiles = 0;
-		for (int i = lane; block + i * BQ < a.seq; i += 32)
-			tiles += i == 0 || a.starts[row + block + i * BQ] <= block_last;
-		for (int m = 16; m > 0; m /= 2)
-			tiles += nc_shuffle_xor(tiles, m);
-		const int steps = tiles * group, first_head = kv_head * group;
+		const int first_head = kv_head * group;
 		const nc_place stages = nc_place_of(memory);
 		Source source;
 		source.begin(a, row, first_head, block, tid);
@@ -352,6 +346,14 @@ template <int D, int BQ, int M> struct Keys {
 					v[m][x][i] = nc_half_to_bf16(v[m][x][i]);
 		}
 		zero(dk), zero(dv);
+		// Tiles of queries until one begins in a document behind the last key: starts does
+		// not descend.
+		int tiles = 0;
+		for (int i = lane; block + i * BQ < a.seq; i += 32)
+			tiles += i == 0 || a.starts[row + block + i * BQ] <= block_last;
+		for (int m = 16; m > 0; m /= 2)
+			tiles += nc_shuffle_xor(tiles, m);
+		const int steps = tiles * group;
 		int tile = 0;
 		for (int step = 0; step < steps; step++) {
 			nc_await<0>();

@@ -31,7 +31,7 @@ NC_DEVICE void logits4(float v[4], const CrossEntropyArgs &a, const float *row, 
 	for (int e = 0; e < 4; e++) {
 		v[e] = a.scale ? v[e] * scale : v[e];
 		if (cap != 0)
-			v[e] = cap * nc_tanh(v[e] / cap);
+			v[e] = soft(v[e], cap, inverse_cap);
 	}
 }
 
@@ -59,14 +59,14 @@ NC_DEVICE void online(Online &o, const float y[4], int count)
 	for (int e = 0; e < 4; e++)
 		top = e < count && y[e] > top ? y[e] : top;
 	if (top > o.top) {
-		const float c = nc_exp(o.top - top);
+		const float c = fast_exp(o.top - top);
 		o.sum = o.sum * c, o.weighted = o.weighted * c, o.top = top;
 	}
 	NC_UNROLL
 	for (int e = 0; e < 4; e++) {
 		if (e >= count)
 			continue;
-		const float p = nc_exp(y[e] - top);
+		const float p = fast_exp(y[e] - top);
 		o.sum = o.sum + p;
 		o.weighted = fmaf(p, y[e], o.weighted);
 		o.plain = o.plain + y[e];
@@ -92,6 +92,7 @@ NC_BOUNDED(cross_entropy, CrossEntropyArgs, 1024, 1)
 		return;
 	}
 	const float scale = a.scale ? a.scale[token] : 1.0f, cap = a.options[Cap];
+	const float inverse_cap = cap != 0 ? 1.0f / cap : 0.0f;
 	// Not -INFINITY: the difference to a logit of -INFINITY has to be one.
 	Online o = {-0x1.fffffep+127f, 0, 0, 0};
 	enum { Flight = 4 }; // accesses of 16 bytes that a thread has under way
@@ -100,7 +101,7 @@ NC_BOUNDED(cross_entropy, CrossEntropyArgs, 1024, 1)
 		NC_UNROLL
 		for (int k = 0; k < Flight; k++)
 			if (base + k * step < a.vocab)
-				logits4(y[k], a, row, base + k * step, scale, cap);
+				logits4(y[k], a, row, base + k * step, scale, cap, inverse_cap);
 		NC_UNROLL
 		for (int k = 0; k < Flight; k++) {
 			const int i = base + k * step;
@@ -121,7 +122,7 @@ NC_BOUNDED(cross_entropy, CrossEntropyArgs, 1024, 1)
 	__syncthreads();
 	for (int w = 0; w < warps; w++)
 		top = tops[w] > top ? tops[w] : top;
-	const float c = nc_exp(o.top - top);
+	const float c = fast_exp(o.top - top);
 	float sums[3] = {o.sum * c, o.weighted * c, o.plain};
 	NC_UNROLL
 	for (int i = 0; i < 3; i++) {
@@ -141,7 +142,7 @@ NC_BOUNDED(cross_entropy, CrossEntropyArgs, 1024, 1)
 	const float entropy = a.options[Entropy], smoothing = a.options[Smoothing], z2 = a.options[Z];
 	float right = row[target];
 	right = a.scale ? right * scale : right;
-	right = cap != 0 ? cap * nc_tanh(right / cap) : right;
+	right = cap != 0 ? soft(right, cap, inverse_cap) : right;
 	if (tid == 0) {
 		const double exact = (double)top + log((double)sums[0]), share = smoothing;
 		const float lse = (float)exact, nll = lse - right, h = lse - mean;
@@ -158,7 +159,6 @@ NC_BOUNDED(cross_entropy, CrossEntropyArgs, 1024, 1)
 	const float factor = a.options[Scale] * (a.scale ? gain_of(a.scale, token) : 1.0f);
 	const float p = inverse * factor, ka = fmaf(2.0f * z2, top + logf(sums[0]), 1.0f);
 	const float kb = -(smoothing / (float)a.vocab) * factor, share = (1.0f - smoothing) * factor;
-	const float inverse_cap = cap != 0 ? 1.0f / cap : 0.0f;
 	for (int i = 4 * tid; i < a.stride; i += step) {
 		float y[4];
 		if (i >= a.vocab) {
@@ -168,12 +168,12 @@ NC_BOUNDED(cross_entropy, CrossEntropyArgs, 1024, 1)
 		} else if (i < a.kept) {
 			load4(y, kept + i); // what this thread has stored
 		} else {
-			logits4(y, a, row, i, scale, cap);
+			logits4(y, a, row, i, scale, cap, inverse_cap);
 		}
 		NC_UNROLL
 		for (int e = 0; e < 4; e++) {
 			const float k = entropy != 0 ? fmaf(entropy, y[e] - mean, ka) : ka;
-			float g = fmaf(nc_exp(y[e] - top) * p, k, kb) - (i + e == target ? share : 0.0f);
+			float g = fmaf(fast_exp(y[e] - top) * p, k, kb) - (i + e == target ? share : 0.0f);
 			const float t = y[e] * inverse_cap;
 			g = cap != 0 ? g * fmaf(-t, t, 1.0f) : g;
 			y[e] = i + e < a.vocab ? g : 0.0f;

@@ -1,7 +1,8 @@
 // The token-wise parts of the network: embedding, residual streams, positions, caches,
 // activation functions, head. The results are those of core/model's forward on a
 // processor, to the bit.
-#include "coef.cuh"
+#include "cache.cuh"
+#include "mix.cuh"
 
 // ------------------------------------------------------------ embedding, streams
 
@@ -33,80 +34,6 @@ NC_KERNEL(embed, EmbedArgs)
 	}
 }
 
-struct MixArgs {
-	const float *x;       // [tokens][streams][dim]
-	float *out;           // [tokens][streams][dim]: what becomes of x; may be x
-	float *left;          // [tokens][streams][dim]: that before the scalars, or null
-	const float *y;       // [tokens][dim]: what the layer function gave, or null: nothing to write
-	const float *initial; // [tokens][dim], with scalars
-	const float *scalars; // [2] of the layer that is entered, or null
-	float *u;             // [tokens][dim]: what the next layer function reads, or null
-	float *mean;          // [tokens][dim]: the mean of the streams, or null
-	const Coef *write, *read;
-	int32_t dim, streams, per_token, reserved; // per_token: each token has its own Coef
-};
-
-// mix_columns does S streams, W columns a thread: with W = 4 it moves 16 bytes at once, and
-// S + 2 such loads are in flight.
-template <int S, int W> NC_DEVICE void mix_columns(const MixArgs &a)
-{
-	typedef Pack<W> Wide;
-	const int64_t token = blockIdx.x;
-	const Coef *write = a.write + (a.per_token ? token : 0);
-	const Coef *read = a.read + (a.per_token ? token : 0);
-	for (int i = W * (int)threadIdx.x; i < a.dim; i += W * (int)blockDim.x) {
-		const int64_t at = token * S * a.dim + i, one = token * a.dim + i;
-		Wide old[S], now[S], y, first;
-		for (int s = 0; s < S; s++)
-			now[s] = old[s] = *(const Wide *)(a.x + at + (int64_t)s * a.dim);
-		if (a.y)
-			y = *(const Wide *)(a.y + one);
-		if (a.scalars)
-			first = *(const Wide *)(a.initial + one);
-		if (a.y && S == 1) {
-			for (int k = 0; k < W; k++)
-				now[0].v[k] = old[0].v[k] + y.v[k];
-		} else if (a.y) {
-			for (int s = 0; s < S; s++) {
-				for (int k = 0; k < W; k++)
-					now[s].v[k] = write->res[s][0] * old[0].v[k];
-				for (int j = 1; j < S; j++)
-					for (int k = 0; k < W; k++)
-						now[s].v[k] = fmaf(write->res[s][j], old[j].v[k], now[s].v[k]);
-				for (int k = 0; k < W; k++)
-					now[s].v[k] = fmaf(write->post[s], y.v[k], now[s].v[k]);
-			}
-		}
-		for (int s = 0; a.left && s < S; s++)
-			*(Wide *)(a.left + at + (int64_t)s * a.dim) = now[s];
-		if (a.scalars)
-			for (int s = 0; s < S; s++)
-				for (int k = 0; k < W; k++)
-					now[s].v[k] = fmaf(a.scalars[1], first.v[k], a.scalars[0] * now[s].v[k]);
-		if (a.y || a.scalars || a.out != a.x)
-			for (int s = 0; s < S; s++)
-				*(Wide *)(a.out + at + (int64_t)s * a.dim) = now[s];
-		if (a.u) {
-			Wide u = now[0];
-			for (int k = 0; S > 1 && k < W; k++) {
-				u.v[k] = read->pre[0] * now[0].v[k];
-				for (int s = 1; s < S; s++)
-					u.v[k] = fmaf(read->pre[s], now[s].v[k], u.v[k]);
-			}
-			*(Wide *)(a.u + one) = u;
-		}
-		if (a.mean) {
-			Wide mean = now[0];
-			for (int k = 0; S > 1 && k < W; k++) {
-				for (int s = 1; s < S; s++)
-					mean.v[k] = mean.v[k] + now[s].v[k];
-				mean.v[k] = 1.0f / (float)S * mean.v[k];
-			}
-			*(Wide *)(a.mean + one) = mean;
-		}
-	}
-}
-
 // Ends one layer function and begins the next: a block of up to 256 threads a token.
 NC_KERNEL(mix, MixArgs)
 {
@@ -135,30 +62,6 @@ NC_KERNEL(gather, GatherArgs)
 
 // -------------------------------------------------------------------- positions
 
-struct Cache {
-	uint8_t *slab;
-	int64_t page_bytes, layer_offset;
-	int32_t kv_heads, head_dim, int8, reserved;
-};
-
-enum { PageLen = 64 };
-
-// head is keys, values and their scales of one head in a page.
-struct Head {
-	uint8_t *k, *v;
-	float *k_scale, *v_scale;
-};
-
-NC_DEVICE Head head_of(const Cache &c, int page, int head)
-{
-	const int64_t n = PageLen * (int64_t)c.head_dim, bytes = c.int8 ? 2 * n + 8 * PageLen : 4 * n;
-	uint8_t *at = c.slab + page * c.page_bytes + c.layer_offset + head * bytes;
-	Head h = {at, at + (c.int8 ? n : 2 * n), 0, 0};
-	h.k_scale = (float *)(at + 2 * n);
-	h.v_scale = h.k_scale + PageLen;
-	return h;
-}
-
 struct RotateArgs {
 	float *q;                         // [tokens][heads][head_dim], in place
 	float *k;                         // [tokens][kv_heads][head_dim], in place
@@ -170,39 +73,6 @@ struct RotateArgs {
 	int32_t heads, half, interleaved;
 	float eps;
 };
-
-// store writes one vector to a cache: a warp.
-NC_DEVICE void store(const Cache &c, uint8_t *dst, float *scale, int place, const volatile float *x,
-                     int lane)
-{
-	const int d = c.head_dim;
-	if (!c.int8) {
-		for (int i = lane; i < d; i += 32)
-			((uint16_t *)dst)[place * d + i] = nc_to_half(x[i]);
-		return;
-	}
-	uint32_t top = 0;
-	for (int i = lane; i < d; i += 32) {
-		const uint32_t u = __float_as_uint(x[i]) & 0x7fffffffu;
-		top = u > top ? u : top;
-	}
-	for (int m = 16; m > 0; m /= 2) {
-		const uint32_t other = nc_shuffle_xor(top, m);
-		top = other > top ? other : top;
-	}
-	const bool finite = top < 0x7f800000u;
-	const float unit = __uint_as_float(top) / 127.0f;
-	for (int i = lane; i < d; i += 32) {
-		int q = 0;
-		if (finite && unit > 0) {
-			q = nc_round(x[i] / unit);
-			q = q > 127 ? 127 : q < -127 ? -127 : q;
-		}
-		((int8_t *)dst)[place * d + i] = (int8_t)q;
-	}
-	if (lane == 0)
-		scale[place] = finite ? unit : __uint_as_float(0x7fc00000u);
-}
 
 // Norms and rotates queries and keys and stores keys and values: a warp for one head of one
 // token, first the heads of queries, then those of keys with their values. head_dim is at

@@ -37,7 +37,7 @@ NC_DEVICE Pair pair_of(const Turn &t, int i)
 
 NC_DEVICE int64_t angles_of(const Turn &t, int64_t token)
 {
-	return (int64_t)((int)(token % t.seq_len) - t.starts[token]) * t.half;
+	return (int64_t)((int)((uint32_t)token % (uint32_t)t.seq_len) - t.starts[token]) * t.half;
 }
 
 struct RotateTrainArgs {
@@ -56,11 +56,11 @@ template <int Chunks> NC_DEVICE void rotate_train(const RotateTrainArgs &a, Head
 	const Turn &t = a.turn;
 	const int lane = (int)threadIdx.x % 16, d = t.head_dim, count = t.heads + 2 * t.kv_heads;
 	const int pairs = (count + 1) / 2;
-	const int64_t unit = (int64_t)blockIdx.x * 8 + threadIdx.x / 32;
-	if (unit >= (int64_t)a.tokens * pairs)
+	const uint32_t unit = blockIdx.x * 8 + threadIdx.x / 32; // the launcher sees to it that this is enough
+	if (unit >= (uint32_t)a.tokens * (uint32_t)pairs)
 		return;
-	const int64_t token = unit / pairs;
-	const int head = 2 * (int)(unit % pairs) + (int)threadIdx.x / 16 % 2;
+	const int64_t token = unit / (uint32_t)pairs;
+	const int head = 2 * (int)(unit % (uint32_t)pairs) + (int)threadIdx.x / 16 % 2;
 	const int64_t at = (token * count + head) * d;
 	const bool query = head < t.heads, turned = head < t.heads + t.kv_heads;
 	float *x = rows.v[threadIdx.x / 16];

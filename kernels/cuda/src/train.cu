@@ -190,10 +190,10 @@ template <int E, bool Gated> NC_DEVICE void activate_norm_back(const ActivateBac
 		activate_norm_back<E, gated>(a, slots);                      \
 	}
 ACTIVATE_NORM(relu2, 1, false, 768, 2)
-ACTIVATE_NORM(relu2, 2, false, 768, 1)
-ACTIVATE_NORM(relu2, 4, false, 768, 1)
+ACTIVATE_NORM(relu2, 2, false, 512, 2)
+ACTIVATE_NORM(relu2, 4, false, 512, 1)
 ACTIVATE_NORM(relu2, 8, false, 512, 1)
-ACTIVATE_NORM(gated, 1, true, 512, 2)
+ACTIVATE_NORM(gated, 1, true, 1024, 1)
 ACTIVATE_NORM(gated, 2, true, 512, 1)
 ACTIVATE_NORM(gated, 4, true, 512, 1)
 ACTIVATE_NORM(gated, 8, true, 512, 1)

@@ -6,11 +6,7 @@
 // FAKE_CUBLAS_REFUSE=n makes the first n algorithms of every product fail when they are used;
 // FAKE_CUBLAS_FAIL ("cublasLtCreate:3") makes a function fail with a status.
 #define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "driver.h"
 
 enum {
 	NOT_INITIALIZED = 1,
@@ -21,33 +17,6 @@ enum {
 };
 enum { R32F = 0, R16F = 2, R8I = 3, R32I = 10, R16BF = 14 };
 enum { COMPUTE_32F = 68, COMPUTE_32I = 72 };
-
-static struct {
-	int32_t (*queue)(uintptr_t, const char *(*)(void *), const void *, uint64_t);
-	int (*inside)(uint64_t, uint64_t);
-	int (*device)(void);
-} driver;
-
-// connect finds the emulated driver, which is beside this library and loaded already.
-static int connect(void)
-{
-	Dl_info me;
-	char path[4096];
-	if (driver.queue)
-		return 1;
-	if (!dladdr((void *)connect, &me))
-		return 0;
-	snprintf(path, sizeof path, "%s", me.dli_fname);
-	char *slash = strrchr(path, '/');
-	snprintf(slash ? slash + 1 : path, 32, "libcuda.so.1");
-	void *d = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
-	if (!d)
-		return 0;
-	*(void **)&driver.inside = dlsym(d, "fake_cuda_inside");
-	*(void **)&driver.device = dlsym(d, "fake_cuda_device");
-	*(void **)&driver.queue = dlsym(d, "fake_cuda_queue");
-	return driver.queue && driver.inside && driver.device;
-}
 
 static int injected(const char *name)
 {
@@ -73,7 +42,7 @@ int fake_cublas_left(void) { return live; }
 int cublasLtCreate(struct handle **h)
 {
 	CALL;
-	if (!connect() || driver.device() < 0)
+	if (!connect_driver() || driver.device() < 0)
 		return NOT_INITIALIZED;
 	*h = malloc(sizeof **h);
 	(*h)->device = driver.device();

@@ -15,10 +15,42 @@ struct CrossEntropyArgs {
 	int32_t reserved;
 };
 
-// logits4 is four logits of a row from column i on, scaled and capped; those from vocab on are
-// -INFINITY.
+// fast_exp is e^x with a relative error of 2^-22 and of 2^-24·|x|: of no weight where |x| is large,
+// for its results are then small beside that of 0.
+NC_DEVICE float fast_exp(float x) { return nc_exp2(x * 0x1.715476p+0f); }
+
+// reciprocal is 1/x within a unit or two in the last place, 0 of infinity.
+NC_DEVICE float reciprocal(float x)
+{
+#ifdef __CUDACC_RTC__
+	float y;
+	asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+	return y;
+#else
+	return 1.0f / x;
+#endif
+}
+
+// soft is cap·tanh(z/cap), with an error of a few units in the last place or of 2^-22·cap.
+NC_DEVICE float soft(float z, float cap, float inverse_cap)
+{
+	const float x = z * inverse_cap, t = x * x;
+	const float size = __uint_as_float(__float_as_uint(x) & 0x7fffffffu);
+	float p = fmaf(-0x1.75d426p-8f, t, 0x1.5223acp-6f);
+	p = fmaf(p, t, -0x1.b83becp-5f);
+	p = fmaf(p, t, 0x1.110724p-3f);
+	p = fmaf(p, t, -0x1.555532p-2f);
+	const float small = fmaf(p, t * x, x);
+	const float large = 1.0f - 2.0f * reciprocal(fast_exp(size + size) + 1.0f);
+	const float signed_large =
+		__uint_as_float(__float_as_uint(large) | (__float_as_uint(x) & 0x80000000u));
+	return cap * (size > 0.625f ? signed_large : small);
+}
+
+// logits4 is four logits of a row from column i on, scaled and capped; those from vocab on are any
+// numbers.
 NC_DEVICE void logits4(float v[4], const CrossEntropyArgs &a, const float *row, int i, float scale,
-                       float cap)
+                       float cap, float inverse_cap)
 {
 	if (i + 4 <= a.vocab && a.stride % 4 == 0) {
 		load4(v, row + i);

@@ -56,7 +56,8 @@ template <int Chunks> NC_DEVICE void rotate_train(const RotateTrainArgs &a, Head
 	const Turn &t = a.turn;
 	const int lane = (int)threadIdx.x % 16, d = t.head_dim, count = t.heads + 2 * t.kv_heads;
 	const int pairs = (count + 1) / 2;
-	const uint32_t unit = blockIdx.x * 8 + threadIdx.x / 32; // the launcher sees to it that this is enough
+	const uint32_t unit =
+		blockIdx.x * 8 + threadIdx.x / 32; // the launcher sees to it that this is enough
 	if (unit >= (uint32_t)a.tokens * (uint32_t)pairs)
 		return;
 	const int64_t token = unit / (uint32_t)pairs;

@@ -30,7 +30,7 @@ type GPU struct {
 	count Counters
 	t     *cuda.Thread
 	ops   *cuda.Optim
-	mul   func(*cuda.Product) error
+	blas  *cuda.Blas
 
 	all, small, parts *cuda.OptimTable
 	step              *cuda.OptimStep
@@ -38,7 +38,7 @@ type GPU struct {
 	x, y, gram, poly  cuda.Ptr
 	host              []Tensor // filled by Tensors
 	norms             []float64
-	pending           bool     // prepared, not reported
+	pending           bool // prepared, not reported
 	factor            float64
 }
 
@@ -206,14 +206,6 @@ func GPUMemoryOf(params []GPUParam, o Options) (Memory, error) {
 // steps need. blas may be nil if no rule is Muon. The first step plans the products:
 // it must not be recorded in a graph.
 func NewGPU(t *cuda.Thread, image cuda.Image, blas *cuda.Blas, params []GPUParam, o Options) (*GPU, error) {
-	if blas == nil {
-		return newGPU(t, image, nil, params, o)
-	}
-	return newGPU(t, image, blas.MatMul, params, o)
-}
-
-// newGPU is NewGPU with a product.
-func newGPU(t *cuda.Thread, image cuda.Image, mul func(*cuda.Product) error, params []GPUParam, o Options) (*GPU, error) {
 	plan, err := newGPUPlan(params, o)
 	if err != nil {
 		return nil, err
@@ -223,10 +215,10 @@ func newGPU(t *cuda.Thread, image cuda.Image, mul func(*cuda.Product) error, par
 			return nil, fail(q.Name, "it has no weights or no gradient on the device")
 		}
 	}
-	if len(plan.matrices) > 0 && mul == nil {
+	if len(plan.matrices) > 0 && blas == nil {
 		return nil, errors.New("optim: Muon on a GPU needs cuBLASLt")
 	}
-	p := &GPU{gpuPlan: plan, t: t, mul: mul}
+	p := &GPU{gpuPlan: plan, t: t, blas: blas}
 	if p.ops, err = t.Optim(image); err != nil {
 		return nil, fmt.Errorf("optim: %w", err)
 	}
@@ -435,7 +427,7 @@ func (p *GPU) orthogonalise(b batch) (cuda.Ptr, error) {
 			next.A, next.LDA, next.StrideA, next.B, next.LDB, next.StrideB = p.poly, n, square, x, b.cols, whole
 		}
 		for _, m := range []*cuda.Product{&gram, &poly, &next} {
-			if err := p.mul(m); err != nil {
+			if err := p.blas.MatMul(m); err != nil {
 				return 0, err
 			}
 		}

@@ -23,9 +23,7 @@ func TestSpeed(t *testing.T) {
 	if !cudatest.OnGPU(os.Getenv) {
 		t.Skip("the emulated GPU has no speed; " + cudatest.GPUVariable + "=1 uses the machine's")
 	}
-	dirs, _, _, err := cudatest.Setup(os.Getenv)
-	require.NoError(t, err)
-	lib, err := cuda.OpenBlas(dirs...)
+	lib, err := cudatest.Blas(os.Getenv)
 	require.NoError(t, err)
 	v, image := cudatest.Open(t, os.Getenv)
 	defer v.Close()

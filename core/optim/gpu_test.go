@@ -38,7 +38,11 @@ type bench struct {
 func onDevice(t *testing.T, params []Param, o Options, gap int, f func(*bench)) {
 	t.Helper()
 	v, image := cudatest.Open(t, os.Getenv)
-	err := v.Do(func(th *cuda.Thread) error {
+	lib, err := cudatest.Blas(os.Getenv)
+	require.NoError(t, err)
+	err = v.Do(func(th *cuda.Thread) error {
+		blas, err := th.Blas(lib)
+		require.NoError(t, err)
 		b := &bench{t: t, th: th, params: params}
 		for _, p := range params {
 			q := GPUParam{Name: p.Name, Class: p.Class, Rows: p.Rows, Cols: p.Cols, Split: p.Split}
@@ -47,8 +51,7 @@ func onDevice(t *testing.T, params []Param, o Options, gap int, f func(*bench)) 
 		}
 		b.loss = put(t, th, make([]float64, 6), 0)
 		before, _, _ := th.Memory()
-		var err error
-		b.o, err = newGPU(th, image, b.product, b.gpu, o)
+		b.o, err = NewGPU(th, image, blas, b.gpu, o)
 		require.NoError(t, err)
 		after, _, _ := th.Memory()
 		m := b.o.Memory()
@@ -72,64 +75,6 @@ func put[T cuda.Element](t *testing.T, th *cuda.Thread, x []T, gap int) cuda.Ptr
 	require.NoError(t, err)
 	require.NoError(t, cuda.Upload(th, p+cuda.Ptr(gap), x))
 	return p + cuda.Ptr(gap)
-}
-
-// product is the library's, by the host.
-func (b *bench) product(p *cuda.Product) error {
-	load := func(at cuda.Ptr, n int64) []float64 {
-		x := make([]float64, n)
-		if p.TypeA == cuda.BlasBF16 {
-			h := make([]uint16, n)
-			require.NoError(b.t, cuda.Download(b.th, h, at))
-			for i, v := range h {
-				x[i] = float64(kernels.BF16ToF32(v))
-			}
-			return x
-		}
-		f := make([]float32, n)
-		require.NoError(b.t, cuda.Download(b.th, f, at))
-		for i, v := range f {
-			x[i] = float64(v)
-		}
-		return x
-	}
-	n := int64(p.Batch)
-	x, y := load(p.A, n*p.StrideA), load(p.B, n*p.StrideB)
-	c := make([]float64, n*p.StrideD)
-	if p.Beta != 0 {
-		c = load(p.C, n*p.StrideC)
-	}
-	at := func(v []float64, i, j, ld int, trans bool) float64 {
-		if trans {
-			i, j = j, i
-		}
-		return v[i*ld+j]
-	}
-	d := make([]float32, n*p.StrideD)
-	for k := range n {
-		x, y, c, d := x[k*p.StrideA:], y[k*p.StrideB:], c[k*p.StrideC:], d[k*p.StrideD:]
-		for i := range p.M {
-			for j := range p.N {
-				var sum float64
-				for l := range p.K {
-					sum += at(x, i, l, p.LDA, p.TransA) * at(y, l, j, p.LDB, p.TransB)
-				}
-				sum *= float64(p.Alpha)
-				if p.Beta != 0 {
-					sum += float64(p.Beta) * c[i*p.LDC+j]
-				}
-				d[i*p.LDD+j] = float32(sum)
-			}
-		}
-	}
-	if p.TypeD == cuda.BlasF32 {
-		return cuda.Upload(b.th, p.D, d)
-	}
-	h := make([]uint16, len(d))
-	for i, v := range d {
-		h[i] = kernels.F32ToBF16(v)
-	}
-	return cuda.Upload(b.th, p.D, h)
 }
 
 // step gives the device the host's gradients and steps there.
@@ -175,8 +120,7 @@ func sameBits(t *testing.T, want, got []float32, what string) {
 	}
 }
 
-// Everything but Muon's products has the bits of the processor: with its products in
-// float64 they differ by their rounding.
+// Everything but Muon's products has the bits of the processor.
 func TestGPUStepsAsTheProcessor(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -375,6 +319,45 @@ func TestGPUStateIsTheProcessors(t *testing.T) {
 	}
 }
 
+// A graph of an update is good for all later steps.
+func TestGPUGraph(t *testing.T) {
+	o := Options{Rules: everyRule(), Schedule: wsd, Clip: 30, BF16: true, HalfState: true}
+	var want [][]float32
+	for _, graph := range []bool{false, true} {
+		params := network(15)
+		onDevice(t, params, o, 0, func(b *bench) {
+			gradients(params, 1)
+			b.step()
+			queue := func() error { return b.o.Queue(b.th, b.loss) }
+			if graph {
+				g, err := b.th.Graph(queue)
+				require.NoError(t, err)
+				defer b.th.Drop(g)
+				queue = func() error { return b.th.Replay(g) }
+			}
+			for s := 2; s <= 4; s++ {
+				gradients(params, s)
+				if s == 3 {
+					params[1].G[0] = float32(math.Inf(1))
+				}
+				for i, p := range params {
+					require.NoError(t, cuda.Upload(b.th, b.gpu[i].G, p.G))
+				}
+				require.NoError(t, b.o.Prepare(b.th))
+				require.NoError(t, queue())
+				require.NoError(t, b.th.Wait())
+				r, err := b.o.Report(b.th)
+				require.NoError(t, err)
+				require.Equal(t, s == 3, r.Skipped)
+			}
+			if graph {
+				require.Equal(t, want, b.weights())
+			}
+			want = b.weights()
+		})
+	}
+}
+
 // philox is Philox 4x32-10 of the host.
 func philox(x [4]uint32, k [2]uint32) [4]uint32 {
 	for range 10 {
@@ -493,12 +476,12 @@ func TestMuonWithHalfState(t *testing.T) {
 func TestGPUErrors(t *testing.T) {
 	p := []GPUParam{{Name: "w", Class: Matrix, Rows: 4, Cols: 4, W: 256, G: 512}}
 	muon := Options{Rules: map[Class]Rule{Matrix: {Kind: Muon}}}
-	_, err := newGPU(nil, nil, nil, p, muon)
+	_, err := NewGPU(nil, nil, nil, p, muon)
 	require.ErrorContains(t, err, "needs cuBLASLt")
-	_, err = newGPU(nil, nil, nil, append(p, GPUParam{Name: "v", Class: Matrix, Rows: 4, Cols: 4, W: 256, G: 512}), muon)
+	_, err = NewGPU(nil, nil, nil, append(p, GPUParam{Name: "v", Class: Matrix, Rows: 4, Cols: 4, W: 256, G: 512}), muon)
 	require.ErrorContains(t, err, `shares its weights with "w"`)
 	p[0].G = 0
-	_, err = newGPU(nil, nil, nil, p, muon)
+	_, err = NewGPU(nil, nil, nil, p, muon)
 	require.ErrorContains(t, err, "on the device")
 	_, err = GPUMemoryOf(p, Options{})
 	require.ErrorContains(t, err, "no rule for its class, matrix")

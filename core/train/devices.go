@@ -50,8 +50,8 @@ type devices struct {
 	r      *run
 	kernel string
 	all    []deviceTrainer
-	abort  func()  // ends what devices wait for of each other, with errors; nil for one device
-	rate   float64 // the arithmetic that all of them can do, operations a second; 0: unknown
+	abort  func(error) // ends what devices wait for of each other, with errors; nil for one device
+	rate   float64     // the arithmetic that all of them can do, operations a second; 0: unknown
 
 	staged *batch // what the devices took in ahead
 	pulled bool   // the host's weights are those of the devices
@@ -212,31 +212,35 @@ func (d *devices) Close() {
 }
 
 // each calls f for all devices at once, and waits for all. If one of them fails it does not
-// take part in what the others wait for: they are told.
+// take part in what the others wait for: they are told. The error is the one that came first.
 func (d *devices) each(f func(i int, t deviceTrainer) error) error {
 	if len(d.all) == 1 {
 		return f(0, d.all[0])
 	}
-	errs := make([]error, len(d.all))
 	var wg sync.WaitGroup
 	var once sync.Once
+	var first error
 	for i, t := range d.all {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
+			var err error
 			defer func() {
 				if p := recover(); p != nil {
-					errs[i] = fmt.Errorf("train: internal error on device %d: %v\n%s", i, p, debug.Stack())
+					err = fmt.Errorf("train: internal error on device %d: %v\n%s", i, p, debug.Stack())
 				}
-				if errs[i] != nil && d.abort != nil {
-					once.Do(d.abort)
+				if err != nil {
+					once.Do(func() {
+						first = err
+						d.abort(err)
+					})
 				}
 			}()
-			errs[i] = f(i, t)
+			err = f(i, t)
 		}()
 	}
 	wg.Wait()
-	return errors.Join(errs...)
+	return first
 }
 
 // hostParts is the memory of the host that a learner on devices takes: its copies of the

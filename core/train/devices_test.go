@@ -51,7 +51,7 @@ type fakeGroup struct {
 }
 
 // abort sends those away who wait.
-func (g *fakeGroup) abort() {
+func (g *fakeGroup) abort(error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.aborted = true; g.turn != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/architehc/nanochat/core/checkpoint"
+	"github.com/architehc/nanochat/core/collective"
 	"github.com/architehc/nanochat/kernels/cuda"
 )
 
@@ -61,10 +62,11 @@ func (r *run) deviceFailed(err error) error {
 	e := &DeviceError{Step: r.meta.Step, Err: err}
 	var failed *cuda.Error
 	var full *cuda.MemoryError
+	var others *collective.Error
 	switch {
 	case errors.As(err, &full):
 		e.Hint = "close what else uses the GPU, lower train.micro_rows or set train.recompute = true; the same command then goes on"
-	case errors.As(err, &failed):
+	case errors.As(err, &failed), errors.As(err, &others):
 		e.Hint = "the same command goes on from the newest checkpoint; if it fails again, see nvidia-smi and the messages of the kernel (Xid), or use --device cpu"
 	default:
 		return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/architehc/nanochat/core/collective"
 	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/core/internal/clock"
 	"github.com/architehc/nanochat/core/model"
@@ -16,20 +17,12 @@ type gpus struct {
 	devices []*cuda.Device
 	image   cuda.Image
 	blas    *cuda.BlasLibrary
-	group   group // nil for one device
-}
-
-// group is devices that add up what each of them has.
-type group interface {
-	model.Reducer
-	// Abort ends what the devices wait for of each other, with errors.
-	Abort()
-	Close()
+	group   *collective.Group // nil for one device
 }
 
 func (g *gpus) close() {
 	if g.group != nil {
-		g.group.Close()
+		_ = g.group.Close() // nothing is queued that anyone waits for
 	}
 	for _, d := range g.devices {
 		d.Close()
@@ -88,7 +81,10 @@ func openGPUs(setup cuda.Setup, n int) (g *gpus, err error) {
 		return g, err
 	}
 	if n > 1 {
-		return g, &config.Error{Key: "train.devices", What: fmt.Sprintf("%d GPUs cannot share the rows of a step", n), Hint: "use one"}
+		var lib *cuda.NCCL
+		if lib, err = cuda.OpenNCCL(setup.LibDirs...); err == nil {
+			g.group, err = collective.New(g.devices, lib)
+		}
 	}
 	return g, err
 }

@@ -221,7 +221,9 @@ func requireClose(t *testing.T, what string, want, size, got []float64, toleranc
 	var errors, lengths, sizes float64
 	for i, w := range want {
 		diff := math.Abs(w - got[i])
-		require.LessOrEqual(t, diff, tolerance*size[i]+1e-30, "%s[%d]: %v, not %v", what, i, got[i], w)
+		if !(diff <= tolerance*size[i]+1e-30) { // a NaN is not
+			require.FailNow(t, what, "[%d] is %v, not %v: off by %.2e of the magnitudes", i, got[i], w, diff/size[i])
+		}
 		errors, lengths, sizes = errors+diff*diff, lengths+w*w, sizes+size[i]*size[i]
 	}
 	require.LessOrEqual(t, math.Sqrt(errors), tolerance/2*math.Sqrt(lengths)+tolerance/6*math.Sqrt(sizes), what)

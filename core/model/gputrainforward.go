@@ -146,12 +146,8 @@ func (p *gpuPass) attention() cuda.FlashShape {
 	return cuda.FlashShape{Docs: p.docs, Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, Scale: attentionScale(c.HeadDim)}
 }
 
-// recomputed runs the forward of layer index again if the tape holds another layer's.
-func (p *gpuPass) recomputed(index int) {
-	if !p.recompute || index == len(p.layers)-1 {
-		return
-	}
-	l := &p.layers[index]
+// again runs the forward of l a second time, for the tape holds another layer's.
+func (p *gpuPass) again(l *gpuTrainLayer) {
 	p.enter(l, cuda.Mix{X: l.before})
 	p.mark(partNorms)
 	p.layer(l)

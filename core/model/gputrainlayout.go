@@ -145,13 +145,13 @@ func (s *gpuShape) dynamic() bool { return s.cfg.Streams > 1 && s.cfg.MHCDynamic
 // to count and then with memory.
 type gpuNet struct {
 	gpuShape
-	layers      []gpuTrainLayer
-	embed, head gpuMatrix
-	norm        gpuVector
-	params      []optim.GPUParam
-	rope        [2]cuda.Ptr // cosines, sines of all positions
-	regions     [gpuParts]gpuRegion
-	start       cuda.Ptr // streams in front of the first layer
+	layers         []gpuTrainLayer
+	embed, head    gpuMatrix
+	norm           gpuVector
+	params         []optim.GPUParam
+	rope           [2]cuda.Ptr // cosines, sines of all positions
+	regions        [gpuParts]gpuRegion
+	start, entered cuda.Ptr // streams in front of the first layer; of one stream with scalars, behind those of the layer at hand
 	gpuScratchSpace
 	batch    gpuBatch    // the micro batch at hand
 	slots    [2]cuda.Ptr // staged steps: micros batches each
@@ -306,6 +306,9 @@ func (n *gpuNet) layOutTape() {
 	r := &n.regions[gpuTape]
 	floats := func(width int) cuda.Ptr { return r.take(4 * n.tokens * width) }
 	n.start = floats(n.streams)
+	if n.cfg.ResidualScalars && n.cfg.Streams == 1 {
+		n.entered = floats(n.dim)
+	}
 	before := n.start
 	for i := range n.layers {
 		l := &n.layers[i]
@@ -326,15 +329,18 @@ func (n *gpuNet) layOutTape() {
 		}
 		l.before, l.left = before, floats(n.streams)
 		before = l.left
-		if !n.cfg.ResidualScalars {
+		switch {
+		case !n.cfg.ResidualScalars:
 			l.entered = l.before
+		case n.cfg.Streams == 1:
+			l.entered = n.entered // the backward makes it again
 		}
 	}
 }
 
 func (n *gpuNet) tapeLayer(floats func(width int) cuda.Ptr) gpuTapeLayer {
 	l := gpuTapeLayer{middle: floats(n.streams), in: n.act(n.dim), attOut: n.act(n.q), ffnIn: n.act(n.dim), ff: n.act(n.ffn)}
-	if n.cfg.ResidualScalars {
+	if n.cfg.ResidualScalars && n.cfg.Streams > 1 {
 		l.entered = floats(n.streams)
 	}
 	l.rotated = n.regions[gpuTape].take(2 * n.tokens * n.stack)

@@ -89,7 +89,9 @@ func TestGPUTrainRefuses(t *testing.T) {
 		{"float32", "train.f32", func(_ *config.Model, o *GPUTrainOptions) { o.F32 = true }},
 		{"heads of 24", "multiple of 16", func(c *config.Model, _ *GPUTrainOptions) { c.HeadDim = 24 }},
 		{"heads of 144", "multiple of 16", func(c *config.Model, _ *GPUTrainOptions) { c.HeadDim = 144 }},
-		{"model.dim of 80", "multiple of 32", func(c *config.Model, _ *GPUTrainOptions) { c.Dim, c.Head, c.Embedding = 80, config.TypeF16, config.TypeF16 }},
+		{"model.dim of 80", "multiple of 32", func(c *config.Model, _ *GPUTrainOptions) {
+			c.Dim, c.Head, c.Embedding = 80, config.TypeF16, config.TypeF16
+		}},
 		{"model.ffn of 100", "multiple of 32", func(c *config.Model, _ *GPUTrainOptions) { c.FFN = 100 }},
 	} {
 		c, o := tiny(), ok
@@ -195,4 +197,3 @@ func TestGPUTrainResumes(t *testing.T) {
 	require.Equal(t, a.steps(t, 2, b), z.steps(t, 2, b))
 	require.Equal(t, a.Counters(), z.Counters())
 }
-

@@ -11,8 +11,8 @@ type gpuScratchSpace struct {
 	initial   cuda.Ptr    // embeddings, [tokens][Dim], with ResidualScalars
 	dx        cuda.Ptr    // the streams' gradient, [tokens][Streams·Dim]
 	dembed    cuda.Ptr    // [tokens][Dim], with ResidualScalars
-	din       cuda.Ptr    // gradient of an input of width Dim, [tokens][Dim]
-	coefGrads cuda.Ptr    // [tokens][24]
+	din       cuda.Ptr    // gradient of an input of width Dim, bf16 [tokens][Dim]
+	coefGrads [2]cuda.Ptr // of the mixing around attention and the feed-forward part, [tokens][24]
 	partial   [5]cuda.Ptr // sums of blocks of tokens: of ffnSub, ffnNorm, attnSub, qNorm and kNorm, attnNorm
 	embedPart cuda.Ptr    // scratch of EmbedBack
 	results   cuda.Ptr    // [tokens][4]
@@ -31,8 +31,8 @@ type gpuScratchSpace struct {
 	// Of the backward of a layer.
 	dy, x      cuda.Ptr // bf16: both factors of dyᵀ·x
 	dout       cuda.Ptr // bf16 [tokens][q]: of the result of attention
-	wideGrad   cuda.Ptr // f32 [tokens][FFN]
-	datt       cuda.Ptr // f32 [tokens][q]
+	wideGrad   cuda.Ptr // bf16 [tokens][FFN]
+	datt       cuda.Ptr // bf16 [tokens][q]
 	dq, dk, dv cuda.Ptr // f32 [tokens][q], [tokens][kv], [tokens][kv]
 	delta      cuda.Ptr // f32 [Heads][tokens]
 
@@ -55,9 +55,9 @@ func (n *gpuNet) layOutScratch() {
 	if n.cfg.ResidualScalars {
 		n.initial, n.dembed = floats(n.dim), floats(n.dim)
 	}
-	n.dx, n.din, n.results = floats(n.streams), floats(n.dim), floats(4)
+	n.dx, n.din, n.results = floats(n.streams), halves(n.dim), floats(4)
 	if n.cfg.Streams > 1 {
-		n.coefGrads = floats(cuda.CoefFloats)
+		n.coefGrads = [2]cuda.Ptr{floats(cuda.CoefFloats), floats(cuda.CoefFloats)}
 	}
 	if n.int8Head {
 		n.finalAct = n.actIn(gpuScratch, n.dim, n.dim)
@@ -87,9 +87,9 @@ func (n *gpuNet) layOutScratch() {
 	n.headX, n.headFactor = halves(n.dim), halves(n.dim)
 	r.at = shared
 	n.dy, n.x = halves(max(n.stack, n.wide, n.dim)), halves(max(n.dim, n.ffn, n.q))
-	n.datt, n.dout = floats(n.q), halves(n.q)
+	n.datt, n.dout = halves(n.q), halves(n.q)
 	gradients := r.at
-	n.wideGrad = floats(n.ffn)
+	n.wideGrad = halves(n.ffn)
 	r.at = gradients
 	n.dq, n.dk, n.dv, n.delta = floats(n.q), floats(n.kv), floats(n.kv), floats(n.cfg.Heads)
 	r.at = r.end

@@ -18,7 +18,9 @@ type GPU struct {
 	m      *Model
 	device *cuda.Device
 	ops    *cuda.Ops
+	decode *cuda.Decode
 	memory *gpuMemory
+	stage  gpuTransit
 
 	embed, head  cuda.Dense
 	norm         cuda.Ptr
@@ -32,6 +34,9 @@ type gpuLayer struct {
 	mhcAttn, mhcFFN                                           cuda.Ptr // a cuda.Coef each
 	scalars, attnNorm, qNorm, kNorm, attnSub, ffnNorm, ffnSub cuda.Ptr
 	q, k, v, o, gate, up, down                                cuda.Ternary
+	// Those with the same input as one matrix, if they fit together: then the ones above are
+	// parts of it.
+	qkv, upGate cuda.Ternary
 }
 
 // UnsupportedError is a model that cannot be computed on a device.
@@ -55,6 +60,7 @@ func (e *UnsupportedError) Error() string {
 type gpuMemory struct {
 	device *cuda.Device
 	parts  []cuda.Ptr
+	graphs []*cuda.Graph
 }
 
 func (g *gpuMemory) alloc(t *cuda.Thread, bytes int) (cuda.Ptr, error) {
@@ -74,6 +80,9 @@ func (g *gpuMemory) act(t *cuda.Thread, tokens, cols, group int) (cuda.Act, erro
 // free may come after the device was closed, which has freed everything.
 func (g *gpuMemory) free() {
 	_ = g.device.Do(func(t *cuda.Thread) error {
+		for _, graph := range g.graphs {
+			t.Drop(graph)
+		}
 		for _, p := range g.parts {
 			if err := t.Free(p); err != nil {
 				return err
@@ -152,6 +161,9 @@ func (g *GPU) upload(t *cuda.Thread, image cuda.Image) (err error) {
 	if g.ops, err = t.Ops(image); err != nil {
 		return err
 	}
+	if g.decode, err = t.Decode(image); err != nil {
+		return err
+	}
 	m, keep := g.m, g.memory
 	if g.embed, err = g.dense(t, &m.embed); err != nil {
 		return err
@@ -172,15 +184,18 @@ func (g *GPU) upload(t *cuda.Thread, image cuda.Image) (err error) {
 		vectors = append(vectors, floats{&d.mhcAttn, coefFloats(l.mhcAttn, m.set)}, floats{&d.mhcFFN, coefFloats(l.mhcFFN, m.set)},
 			floats{&d.scalars, l.scalars}, floats{&d.attnNorm, l.attnNorm}, floats{&d.qNorm, l.qNorm}, floats{&d.kNorm, l.kNorm},
 			floats{&d.attnSub, l.attnSub}, floats{&d.ffnNorm, l.ffnNorm}, floats{&d.ffnSub, l.ffnSub})
-		to := [7]*cuda.Ternary{&d.q, &d.k, &d.v, &d.o, &d.gate, &d.up, &d.down}
-		for j, p := range l.projections() {
-			if p.ternary == nil {
-				continue
-			}
-			if *to[j], err = t.UploadTernary(p.ternary); err != nil {
+		for _, stack := range []struct {
+			whole *cuda.Ternary
+			parts []*cuda.Ternary
+			from  []*linear
+		}{
+			{&d.qkv, []*cuda.Ternary{&d.q, &d.k, &d.v}, []*linear{&l.q, &l.k, &l.v}},
+			{&d.upGate, []*cuda.Ternary{&d.up, &d.gate}, []*linear{&l.up, &l.gate}},
+			{nil, []*cuda.Ternary{&d.o}, []*linear{&l.o}}, {nil, []*cuda.Ternary{&d.down}, []*linear{&l.down}},
+		} {
+			if err = keep.stack(t, stack.whole, stack.parts, stack.from); err != nil {
 				return err
 			}
-			keep.parts = append(keep.parts, to[j].Tiles, to[j].Scales)
 		}
 	}
 	for _, v := range vectors {
@@ -194,6 +209,51 @@ func (g *GPU) upload(t *cuda.Thread, image cuda.Image) (err error) {
 		}
 	}
 	return t.Wait()
+}
+
+// stack copies matrices with one input to the device. If all but the last have whole blocks of rows,
+// and all the same groups and gain, they are one, of which the parts are slices; else whole stays
+// as it is. A matrix that the model has not stays as it is too.
+func (g *gpuMemory) stack(t *cuda.Thread, whole *cuda.Ternary, parts []*cuda.Ternary, from []*linear) (err error) {
+	joint := kernels.Ternary{}
+	fits := whole != nil
+	for i, f := range from {
+		w := f.ternary
+		if w == nil {
+			continue
+		}
+		if joint.Rows == 0 {
+			joint.Cols, joint.Group, joint.Gain = w.Cols, w.Group, w.Gain
+		}
+		fits = fits && joint.Rows%kernels.TileSide == 0 && w.Group == joint.Group && w.Gain == joint.Gain
+		parts[i].Tiles, parts[i].Scales = cuda.Ptr(len(joint.Tiles)), cuda.Ptr(2*len(joint.Scales)) // from the stack's beginning
+		parts[i].Rows, parts[i].Cols, parts[i].Group, parts[i].Gain = w.Rows, w.Cols, w.Group, w.Gain
+		joint.Rows += w.Rows
+		if fits {
+			joint.Tiles, joint.Scales = append(joint.Tiles, w.Tiles...), append(joint.Scales, w.Scales...)
+		}
+	}
+	if fits {
+		if *whole, err = t.UploadTernary(&joint); err == nil {
+			for i, f := range from {
+				if f.ternary != nil {
+					parts[i].Tiles, parts[i].Scales = whole.Tiles+parts[i].Tiles, whole.Scales+parts[i].Scales
+				}
+			}
+		}
+		g.parts = append(g.parts, whole.Tiles, whole.Scales)
+		return err
+	}
+	for i, f := range from {
+		if f.ternary == nil {
+			continue
+		}
+		*parts[i], err = t.UploadTernary(f.ternary)
+		if g.parts = append(g.parts, parts[i].Tiles, parts[i].Scales); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (g *GPU) dense(t *cuda.Thread, w *kernels.Dense) (d cuda.Dense, err error) {

@@ -14,7 +14,7 @@ type gpuWork struct {
 	memory *gpuMemory
 
 	x, next, initial, u, final   cuda.Ptr
-	q, k, v, att, y, gate, up    cuda.Ptr
+	q, k, v, att, y, gate, up    cuda.Ptr // q, k and v, up and gate lie one behind the other
 	in, attOut, ff, finalAct     cuda.Act
 	coefs                        cuda.Ptr // [tokens]Coef, where the mixing depends on the token
 	logits                       cuda.Ptr
@@ -27,6 +27,9 @@ type gpuWork struct {
 	tokens, firstPage            cuda.Ptr  // [tokens]: of queries, all of them
 	rows, rowPositions, rowPages cuda.Ptr  // [want]
 	pages, heads                 cuda.Ptr  // of all sequences; [logit rows]
+	scores                       cuda.Ptr  // of steps of one token a sequence
+	scoreRoom                    int
+	graphs                       []stepGraph // of such steps, the one used last at the end
 }
 
 // NewGPUWork is NewWork on g's device.
@@ -57,13 +60,15 @@ func (d *gpuWork) allocate(t *cuda.Thread, kinds [3]inputKind, tokens int) (err 
 		cols int
 	}{
 		{&d.x, c.Streams * c.Dim}, {&d.next, c.Streams * c.Dim}, {&d.initial, c.Dim}, {&d.u, c.Dim}, {&d.final, c.Dim}, {&d.y, c.Dim},
-		{&d.q, c.Heads * c.HeadDim}, {&d.att, c.Heads * c.HeadDim}, {&d.k, c.KVHeads * c.HeadDim}, {&d.v, c.KVHeads * c.HeadDim},
-		{&d.up, c.FFN}, {&d.gate, c.FFN},
+		{&d.q, (c.Heads + 2*c.KVHeads) * c.HeadDim}, {&d.att, c.Heads * c.HeadDim}, {&d.up, 2 * c.FFN},
 	} {
 		if *f.dst, err = d.memory.alloc(t, 4*tokens*f.cols); err != nil {
 			return err
 		}
 	}
+	d.k = d.q + cuda.Ptr(4*tokens*c.Heads*c.HeadDim)
+	d.v = d.k + cuda.Ptr(4*tokens*c.KVHeads*c.HeadDim)
+	d.gate = d.up + cuda.Ptr(4*tokens*c.FFN)
 	if d.g.mixing != nil {
 		if d.coefs, err = d.memory.alloc(t, 4*cuda.CoefFloats*tokens); err != nil {
 			return err
@@ -88,22 +93,23 @@ func (d *gpuWork) run(w *Work) error {
 		if err := d.send(t, w); err != nil {
 			return err
 		}
-		if err := d.queue(w); err != nil {
-			return err
+		compute := func() error { return d.queue(w) }
+		if decodes(w) {
+			compute = func() error { return d.decode(t, w) }
 		}
-		if w.logitRows > 0 {
-			if err := cuda.Download(t, w.logits[:w.logitRows*d.g.m.cfg.Vocab], d.logits); err != nil {
-				return err
-			}
+		if err := compute(); err != nil {
+			return err
 		}
 		if w.hidden {
 			n := w.want * d.g.m.cfg.Dim
 			if cap(d.hidden) < n {
 				d.hidden = make([]float32, n)
 			}
-			return cuda.Download(t, d.hidden[:n], d.final)
+			if err := cuda.Download(t, d.hidden[:n], d.final); err != nil {
+				return err
+			}
 		}
-		return t.Wait()
+		return d.g.stage.logits(t, w.logits[:w.logitRows*d.g.m.cfg.Vocab], d.logits)
 	})
 }
 
@@ -171,7 +177,7 @@ func (d *gpuWork) send(t *cuda.Thread, w *Work) (err error) {
 	for p, at := range place {
 		*p = d.numbers + cuda.Ptr(4*at)
 	}
-	return cuda.Upload(t, d.numbers, d.table)
+	return d.g.stage.numbers(t, d.numbers, d.table)
 }
 
 // queue queues the step: Work.run on the device.
@@ -228,18 +234,28 @@ func (d *gpuWork) queue(w *Work) error {
 		}
 		q.do(d.mix(m, site, n))
 	}
-	h := &cuda.Head{Table: &g.head, X: d.final, Softcap: float32(c.LogitSoftcap)}
-	eps := float32(c.NormEps)
-	if g.m.int8Head() {
-		h.Act = &d.finalAct
-		q.do(o.RMSNormQuantize(&d.finalAct, d.final, d.final, g.norm, eps, n))
-	} else {
-		q.do(o.Norm(d.final, d.final, g.norm, eps, n, c.Dim))
-	}
+	q.do(d.last(n))
 	if w.logitRows > 0 {
-		q.do(o.Logits(d.logits, h, d.heads, w.logitRows))
+		q.do(o.Logits(d.logits, d.headArgs(), d.heads, w.logitRows))
 	}
 	return q.err
+}
+
+// last norms d.final for the head.
+func (d *gpuWork) last(tokens int) error {
+	g, eps := d.g, float32(d.g.m.cfg.NormEps)
+	if g.m.int8Head() {
+		return g.ops.RMSNormQuantize(&d.finalAct, d.final, d.final, g.norm, eps, tokens)
+	}
+	return g.ops.Norm(d.final, d.final, g.norm, eps, tokens, g.m.cfg.Dim)
+}
+
+func (d *gpuWork) headArgs() *cuda.Head {
+	h := &cuda.Head{Table: &d.g.head, X: d.final, Softcap: float32(d.g.m.cfg.LogitSoftcap)}
+	if d.g.m.int8Head() {
+		h.Act = &d.finalAct
+	}
+	return h
 }
 
 // queue keeps the first error of what is queued.

@@ -56,17 +56,24 @@ type mixArgs struct {
 	dim, streams, perToken, _                               int32
 }
 
-// Mix queues m for tokens of that many streams of dim values.
-func (o *Ops) Mix(m Mix, tokens, streams, dim int) error {
+func (m Mix) args(streams, dim int) (mixArgs, error) {
 	if streams != 1 && streams != 2 && streams != 4 || m.CoefStride != 0 && m.CoefStride != CoefFloats {
-		return fmt.Errorf("cuda: a mixing of %d streams, %d floats between coefficients: want 1, 2 or 4, and 0 or %d", streams, m.CoefStride, CoefFloats)
+		return mixArgs{}, fmt.Errorf("cuda: a mixing of %d streams, %d floats between coefficients: want 1, 2 or 4, and 0 or %d", streams, m.CoefStride, CoefFloats)
 	}
 	if m.Out == 0 {
 		m.Out = m.X
 	}
-	a := mixArgs{
+	return mixArgs{
 		x: m.X, out: m.Out, left: m.Left, y: m.Y, initial: m.Initial, scalars: m.Scalars, u: m.U, mean: m.Mean,
 		write: m.Write, read: m.Read, dim: int32(dim), streams: int32(streams), perToken: int32(m.CoefStride / CoefFloats),
+	}, nil
+}
+
+// Mix queues m for tokens of that many streams of dim values.
+func (o *Ops) Mix(m Mix, tokens, streams, dim int) error {
+	a, err := m.args(streams, dim)
+	if err != nil {
+		return err
 	}
 	s := perToken(tokens)
 	s.Block[0] = uint32(min(256, (dim+127)/128*32)) // four columns a thread, whole warps

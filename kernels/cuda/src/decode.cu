@@ -195,8 +195,8 @@ NC_KERNEL(decode_scores, DecodeArgs)
 		turned(x[1], lanes[1], own + (a.heads + kv) * d, a.k_norm, position, a, lane);
 		if (head % group == 0) {
 			store(a.cache, h.k, h.k_scale, position % PageLen, x[1], lane);
-			store(a.cache, h.v, h.v_scale, position % PageLen,
-			      own + (a.heads + kv_heads + kv) * d, lane);
+			store(a.cache, h.v, h.v_scale, position % PageLen, own + (a.heads + kv_heads + kv) * d,
+			      lane);
 			__syncwarp();
 		}
 		const float u = kept(x[1], a.cache, lane);
@@ -234,7 +234,10 @@ NC_KERNEL(decode_scores, DecodeArgs)
 	a.scores[(token * a.heads + head) * a.room + start + tid] = score * a.scale;
 }
 
-enum { Chunk = 16, Ring = 4 }; // pages whose scores are exponents at a time; pages of values on their way
+enum {
+	Chunk = 16,
+	Ring = 4
+}; // pages whose scores are exponents at a time; pages of values on their way
 
 // The softmax goes page by page, as kernels.Attention defines it: a block of 256 threads for one
 // head of one token. Ring pages of a head's values of dynamic shared memory.

@@ -1,0 +1,206 @@
+package model
+
+import (
+	"slices"
+
+	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/cuda"
+)
+
+// gpuTransit is memory that the device reaches by itself, for what goes to and fro at every step. It
+// belongs to the device, whose steps run one after the other.
+type gpuTransit struct {
+	table []int32
+	rows  []float32
+}
+
+// stagedBytes is the most that goes through a gpuTransit.
+const stagedBytes = 32 << 20
+
+// numbers queues a copy of table to dst. The step has to be waited for before the next.
+func (s *gpuTransit) numbers(t *cuda.Thread, dst cuda.Ptr, table []int32) (err error) {
+	if len(s.table) < len(table) {
+		if s.table, err = cuda.Pinned[int32](t, 2*len(table)); err != nil {
+			return err
+		}
+	}
+	return cuda.Upload(t, dst, s.table[:copy(s.table, table)])
+}
+
+// logits copies src to dst and waits for all that was queued.
+func (s *gpuTransit) logits(t *cuda.Thread, dst []float32, src cuda.Ptr) (err error) {
+	if 4*len(dst) > stagedBytes {
+		return cuda.Download(t, dst, src)
+	}
+	if len(s.rows) < len(dst) {
+		if s.rows, err = cuda.Pinned[float32](t, max(len(dst), min(2*len(s.rows), stagedBytes/4))); err != nil {
+			return err
+		}
+	}
+	if err = cuda.DownloadAsync(t, s.rows[:len(dst)], src); err != nil {
+		return err
+	}
+	err = t.Wait()
+	copy(dst, s.rows)
+	return err
+}
+
+// decodes says whether w's step has one token of each sequence, all of which go through the whole
+// network: then few kernels do it, of which each is little work, so that they are recorded
+// once for a shape of step and launched as a whole.
+func decodes(w *Work) bool { return len(w.seqs) == w.tokens && w.want == w.tokens }
+
+// stepShape is what the launches of such a step depend on beside the numbers that are sent.
+type stepShape struct {
+	tokens, logitRows, room       int
+	slab, numbers, logits, scores cuda.Ptr
+	kind                          kernels.KVType
+	pageBytes                     int
+}
+
+type stepGraph struct {
+	stepShape
+	graph *cuda.Graph
+}
+
+// stepGraphs is the most graphs that a Work keeps.
+const stepGraphs = 32
+
+// decode queues the step by its graph, which it records if there is none.
+func (d *gpuWork) decode(t *cuda.Thread, w *Work) error {
+	pages := 1
+	for _, s := range w.seqs {
+		pages = max(pages, s.pos/kernels.PageLen+1)
+	}
+	room := 1 // in powers of two, so that there are few shapes
+	for room < pages {
+		room *= 2
+	}
+	room *= kernels.PageLen
+	if need := w.tokens * d.g.m.cfg.Heads * room; need > d.scoreRoom {
+		if err := d.memory.grow(t, &d.scores, 4*need); err != nil {
+			return err
+		}
+		d.scoreRoom = need
+	}
+	shape := stepShape{w.tokens, w.logitRows, room, w.pool.gpu.at, d.numbers, d.logits, d.scores, w.pool.kind, w.pool.pageBytes}
+	i := slices.IndexFunc(d.graphs, func(g stepGraph) bool { return g.stepShape == shape })
+	if i < 0 {
+		g, err := t.Graph(func() error { return d.queueDecode(w, room) })
+		if err != nil {
+			return err
+		}
+		d.memory.graphs = append(d.memory.graphs, g)
+		d.graphs = append(d.graphs, stepGraph{shape, g})
+		if i = len(d.graphs) - 1; i == stepGraphs {
+			old := d.graphs[0].graph
+			d.graphs, i = slices.Delete(d.graphs, 0, 1), i-1
+			d.memory.graphs = slices.DeleteFunc(d.memory.graphs, func(g *cuda.Graph) bool { return g == old })
+			t.Drop(old)
+		}
+	}
+	g := d.graphs[i]
+	copy(d.graphs[i:], d.graphs[i+1:])
+	d.graphs[len(d.graphs)-1] = g
+	return t.Replay(g.graph)
+}
+
+// queueDecode is queue for such a step.
+func (d *gpuWork) queueDecode(w *Work, room int) error {
+	g, c, o := d.g, &d.g.m.cfg, d.g.ops
+	n, x, last := w.tokens, d.x, len(g.layers)-1
+	rows := (c.Heads + 2*c.KVHeads) * c.HeadDim
+	wide := c.FFN
+	if g.layers[0].gate.Rows > 0 {
+		wide *= 2
+	}
+	eps := float32(c.NormEps)
+	initial := cuda.Ptr(0)
+	if c.ResidualScalars {
+		initial = d.initial
+	}
+	q := &queue{}
+	q.do(o.Embed(x, initial, &g.embed, d.ids, n, c.Streams))
+	l := &g.layers[0]
+	q.do(d.enter(cuda.Mix{X: x, Initial: initial, Scalars: l.scalars, U: d.u, Read: l.mhcAttn}, 0, l.attnNorm, n))
+	for i := range g.layers {
+		l := &g.layers[i]
+		q.do(d.project(d.q, rows, &l.qkv, n, &l.q, &l.k, &l.v))
+		q.do(g.decode.Attend(d.attendDecode(w, i, room), n))
+		q.do(d.put(&d.attOut, d.att, l.attnSub, n))
+		q.do(o.Ternary(d.y, l.o.Rows, &l.o, &d.attOut, n))
+		q.do(d.enter(cuda.Mix{X: x, Y: d.y, Write: l.mhcAttn, U: d.u, Read: l.mhcFFN}, 2*i+1, l.ffnNorm, n))
+		q.do(d.project(d.up, wide, &l.upGate, n, &l.up, &l.gate))
+		q.do(g.decode.ActivateQuantize(&d.ff, d.up, d.up+cuda.Ptr(4*c.FFN), wide, activation(c.FFNKind), cuda.Normed{Weight: l.ffnSub, Eps: eps}, n))
+		q.do(o.Ternary(d.y, l.down.Rows, &l.down, &d.ff, n))
+		if i < last {
+			to := &g.layers[i+1]
+			q.do(d.enter(cuda.Mix{X: x, Y: d.y, Write: l.mhcFFN, Initial: initial, Scalars: to.scalars, U: d.u, Read: to.mhcAttn}, 2*(i+1), to.attnNorm, n))
+			continue
+		}
+		q.do(d.leave(cuda.Mix{X: x, Y: d.y, Write: l.mhcFFN, Mean: d.final}, n))
+	}
+	if w.logitRows > 0 {
+		q.do(o.Logits(d.logits, d.headArgs(), d.heads, w.logitRows))
+	}
+	return q.err
+}
+
+// enter mixes, and makes what the next function reads d.in.
+func (d *gpuWork) enter(m cuda.Mix, site int, weight cuda.Ptr, tokens int) error {
+	c := &d.g.m.cfg
+	if d.g.mixing == nil {
+		return d.g.decode.MixQuantize(&d.in, m, cuda.Normed{Weight: weight, Eps: float32(c.NormEps)}, tokens, c.Streams, c.Dim)
+	}
+	if err := d.mix(m, site, tokens); err != nil {
+		return err
+	}
+	return d.put(&d.in, d.u, weight, tokens)
+}
+
+// leave mixes for the last time, and norms the mean for the head.
+func (d *gpuWork) leave(m cuda.Mix, tokens int) error {
+	g, c := d.g, &d.g.m.cfg
+	eps := float32(c.NormEps)
+	var act *cuda.Act
+	if g.m.int8Head() {
+		act = &d.finalAct
+	}
+	if g.mixing == nil {
+		return g.decode.MixQuantize(act, m, cuda.Normed{Weight: g.norm, Eps: eps, Out: d.final}, tokens, c.Streams, c.Dim)
+	}
+	if err := d.mix(m, -1, tokens); err != nil {
+		return err
+	}
+	return d.last(tokens)
+}
+
+// project computes all of the parts' rows, of vectors rows long: by the matrix that they are
+// together, or one by one.
+func (d *gpuWork) project(dst cuda.Ptr, rows int, whole *cuda.Ternary, tokens int, parts ...*cuda.Ternary) error {
+	if whole.Rows > 0 {
+		return d.g.ops.Ternary(dst, rows, whole, &d.in, tokens)
+	}
+	q := &queue{}
+	for _, p := range parts {
+		if p.Rows > 0 {
+			q.do(d.g.ops.Ternary(dst, rows, p, &d.in, tokens))
+			dst += cuda.Ptr(4 * p.Rows)
+		}
+	}
+	return q.err
+}
+
+func (d *gpuWork) attendDecode(w *Work, layer, room int) *cuda.DecodeAttend {
+	c, l, rope := &d.g.m.cfg, &d.g.layers[layer], &d.g.m.rope
+	a := &cuda.DecodeAttend{
+		Scores: d.scores, Dst: d.att, QKV: d.q, QNorm: l.qNorm, KNorm: l.kNorm, Cosine: d.g.cosine, Sine: d.g.sine,
+		Positions: d.positions, FirstPage: d.firstPage, Pages: d.pages, Cache: d.cache(w.pool, layer),
+		LD: int32((c.Heads + 2*c.KVHeads) * c.HeadDim), Heads: int32(c.Heads), Half: int32(rope.rotary / 2),
+		Room: int32(room), Eps: float32(c.NormEps), Scale: attentionScale(c.HeadDim),
+	}
+	if rope.interleaved {
+		a.Interleaved = 1
+	}
+	return a
+}

@@ -37,6 +37,9 @@ func (r *TrainRotation) turn(d Docs) (turnArgs, int, error) {
 	if d.Rows < 1 || d.SeqLen < 1 {
 		return turnArgs{}, 0, fmt.Errorf("cuda: %d rows of %d tokens", d.Rows, d.SeqLen)
 	}
+	if n > math.MaxInt32/(r.Heads+2*r.KVHeads+2) {
+		return turnArgs{}, 0, fmt.Errorf("cuda: %d tokens of %d heads in one launch", n, r.Heads+2*r.KVHeads)
+	}
 	t := turnArgs{
 		cosine: r.Cosine, sine: r.Sine, starts: d.Starts, seqLen: int32(d.SeqLen), heads: int32(r.Heads), kvHeads: int32(r.KVHeads),
 		headDim: int32(r.HeadDim), half: int32(r.Half),
@@ -65,9 +68,6 @@ func (x *Train) Rotate(y Ptr, r *TrainRotation, d Docs) error {
 		return err
 	}
 	units := n * ((r.Heads + 2*r.KVHeads + 1) / 2)
-	if units > math.MaxInt32-8 {
-		return fmt.Errorf("cuda: %d tokens of %d heads in one launch", n, r.Heads+2*r.KVHeads)
-	}
 	s := Shape{Grid: [3]uint32{uint32((units + 7) / 8), 1, 1}, Block: [3]uint32{256, 1, 1}}
 	return Launch(x.t, x.rotate[r.chunks()].Kernel, s, &rotateTrainArgs{r.X, y, r.QNorm, r.KNorm, turn, int32(n), r.Eps})
 }

@@ -164,92 +164,99 @@ template <int Chunks> NC_DEVICE void rotate_back(const RotateBackArgs &a, Rotate
 		NC_UNROLL
 		for (int e = 0; e < 4; e++)
 			part[0][k][e] = part[1][k][e] = 0;
-	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
+	// A warp takes two heads of a token at a time, and, after a token's heads, its factors. Warps do not wait
+	// for each other.
+	const uint32_t units = (uint32_t)pairs + 1;
+	const uint32_t tokens = ((uint32_t)a.tokens - blockIdx.x + gridDim.x - 1) / gridDim.x;
+	for (uint32_t unit = threadIdx.x / 32; unit < tokens * units; unit += 8) {
+		const int64_t token = blockIdx.x + (int64_t)(unit / units) * gridDim.x;
+		const int pair = (int)(unit % units);
+		if (pair == pairs) {
+			widen(a.input, token, (int)threadIdx.x % 32, 32);
+			continue;
+		}
 		const float gain = gain_of(a.scale, token);
 		const int64_t angles = angles_of(t, token);
-		for (int pair = (int)threadIdx.x / 32; pair < pairs; pair += 8) {
-			const int head = 2 * pair + half % 2;
-			const bool query = head < t.heads, turned = head < t.heads + t.kv_heads;
-			const int64_t at = (token * count + head) * d;
-			const float *from = query    ? a.dq + (token * t.heads + head) * d
-			                    : turned ? a.dk + (token * t.kv_heads + head - t.heads) * d
-			                             : a.dv + (token * t.kv_heads + head - t.heads - t.kv_heads) * d;
-			float v[Chunks][4], u[Chunks][4];
+		const int head = 2 * pair + half % 2;
+		const bool query = head < t.heads, turned = head < t.heads + t.kv_heads;
+		const int64_t at = (token * count + head) * d;
+		const float *from = query    ? a.dq + (token * t.heads + head) * d
+		                    : turned ? a.dk + (token * t.kv_heads + head - t.heads) * d
+		                             : a.dv + (token * t.kv_heads + head - t.heads - t.kv_heads) * d;
+		float v[Chunks][4], u[Chunks][4];
+		NC_UNROLL
+		for (int k = 0; k < Chunks; k++) {
+			const int i = 4 * (lane + 16 * k);
+			NC_UNROLL
+			for (int e = 0; e < 4; e++)
+				v[k][e] = u[k][e] = 0;
+			if (i >= d || head >= count)
+				continue;
+			load4(v[k], from + i);
+			if (a.q_norm && turned) {
+				load4(u[k], a.x + at + i);
+				if (token + gridDim.x < a.tokens)
+					ahead(a.x + at + i + (int64_t)gridDim.x * count * d);
+			}
+			store4(x + i, v[k]);
+		}
+		__syncwarp();
+		NC_UNROLL
+		for (int k = 0; k < Chunks; k++)
+			NC_UNROLL
+			for (int e = 0; e < 4; e++) {
+				const int i = 4 * (lane + 16 * k) + e;
+				if (!turned || i >= 2 * t.half)
+					continue;
+				const Pair p = pair_of(t, i);
+				const float c = t.cosine[angles + p.j], s = t.sine[angles + p.j], other = x[p.partner];
+				v[k][e] = p.first ? fmaf(v[k][e], c, other * s) : fmaf(other, -s, v[k][e] * c);
+			}
+		if (a.q_norm) {
+			const float *weight = query ? a.q_norm : a.k_norm;
+			float w[Chunks][4], dot[2] = {0, 0};
 			NC_UNROLL
 			for (int k = 0; k < Chunks; k++) {
 				const int i = 4 * (lane + 16 * k);
 				NC_UNROLL
 				for (int e = 0; e < 4; e++)
-					v[k][e] = u[k][e] = 0;
-				if (i >= d || head >= count)
-					continue;
-				load4(v[k], from + i);
-				if (a.q_norm && turned) {
-					load4(u[k], a.x + at + i);
-					if (token + gridDim.x < a.tokens)
-						ahead(a.x + at + i + (int64_t)gridDim.x * count * d);
+					w[k][e] = 0;
+				if (i < d)
+					load4(w[k], weight + i);
+				NC_UNROLL
+				for (int e = 0; e < 4; e++) {
+					dot[0] = fmaf(u[k][e], u[k][e], dot[0]);
+					dot[1] = fmaf(v[k][e] * w[k][e], u[k][e], dot[1]);
 				}
-				store4(x + i, v[k]);
 			}
-			__syncwarp();
+			NC_UNROLL
+			for (int i = 0; i < 2; i++)
+				for (int m = 8; m > 0; m /= 2)
+					dot[i] = dot[i] + nc_shuffle_xor(dot[i], m);
+			const NormBack n = norm_back(dot, d, a.eps);
 			NC_UNROLL
 			for (int k = 0; k < Chunks; k++)
 				NC_UNROLL
 				for (int e = 0; e < 4; e++) {
-					const int i = 4 * (lane + 16 * k) + e;
-					if (!turned || i >= 2 * t.half)
+					if (!turned)
 						continue;
-					const Pair p = pair_of(t, i);
-					const float c = t.cosine[angles + p.j], s = t.sine[angles + p.j], other = x[p.partner];
-					v[k][e] = p.first ? fmaf(v[k][e], c, other * s) : fmaf(other, -s, v[k][e] * c);
+					const float scaled = u[k][e] * n.inverse;
+					part[0][k][e] = query ? fmaf(v[k][e], scaled, part[0][k][e]) : part[0][k][e];
+					part[1][k][e] = query ? part[1][k][e] : fmaf(v[k][e], scaled, part[1][k][e]);
+					v[k][e] = fmaf(n.factor, u[k][e], v[k][e] * w[k][e]) * n.inverse;
 				}
-			if (a.q_norm) {
-				const float *weight = query ? a.q_norm : a.k_norm;
-				float w[Chunks][4], dot[2] = {0, 0};
-				NC_UNROLL
-				for (int k = 0; k < Chunks; k++) {
-					const int i = 4 * (lane + 16 * k);
-					NC_UNROLL
-					for (int e = 0; e < 4; e++)
-						w[k][e] = 0;
-					if (i < d)
-						load4(w[k], weight + i);
-					NC_UNROLL
-					for (int e = 0; e < 4; e++) {
-						dot[0] = fmaf(u[k][e], u[k][e], dot[0]);
-						dot[1] = fmaf(v[k][e] * w[k][e], u[k][e], dot[1]);
-					}
-				}
-				NC_UNROLL
-				for (int i = 0; i < 2; i++)
-					for (int m = 8; m > 0; m /= 2)
-						dot[i] = dot[i] + nc_shuffle_xor(dot[i], m);
-				const NormBack n = norm_back(dot, d, a.eps);
-				NC_UNROLL
-				for (int k = 0; k < Chunks; k++)
-					NC_UNROLL
-					for (int e = 0; e < 4; e++) {
-						if (!turned)
-							continue;
-						const float scaled = u[k][e] * n.inverse;
-						part[0][k][e] = query ? fmaf(v[k][e], scaled, part[0][k][e]) : part[0][k][e];
-						part[1][k][e] = query ? part[1][k][e] : fmaf(v[k][e], scaled, part[1][k][e]);
-						v[k][e] = fmaf(n.factor, u[k][e], v[k][e] * w[k][e]) * n.inverse;
-					}
-			}
-			NC_UNROLL
-			for (int k = 0; k < Chunks; k++) {
-				const int i = 4 * (lane + 16 * k);
-				if (i >= d || head >= count)
-					continue;
-				NC_UNROLL
-				for (int e = 0; e < 4; e++)
-					v[k][e] = gain * v[k][e];
-				store4_bf16(a.dyb + at + i, v[k]);
-			}
-			__syncwarp(); // x is written again
 		}
-		widen(a.input, token);
+		NC_UNROLL
+		for (int k = 0; k < Chunks; k++) {
+			const int i = 4 * (lane + 16 * k);
+			if (i >= d || head >= count)
+				continue;
+			NC_UNROLL
+			for (int e = 0; e < 4; e++)
+				v[k][e] = gain * v[k][e];
+			store4_bf16(a.dyb + at + i, v[k]);
+		}
+		__syncwarp(); // x is written again
 	}
 	if (!a.q_norm)
 		return;

@@ -74,13 +74,12 @@ struct Int8 {
 	int32_t stride, cols; // cols is a multiple of 16
 };
 
-// widen converts one token's vector.
-NC_DEVICE void widen(const Int8 &a, int64_t token)
+// widen converts one token's vector, as thread number me of so many.
+NC_DEVICE void widen(const Int8 &a, int64_t token, int me, int threads)
 {
 	if (!a.q)
 		return;
-	const int step = 16 * (int)blockDim.x;
-	for (int i = 16 * (int)threadIdx.x; i < a.cols; i += step) {
+	for (int i = 16 * me; i < a.cols; i += 16 * threads) {
 		const uint4 q = *(const uint4 *)(a.q + token * a.stride + i);
 		const uint32_t words[4] = {q.x, q.y, q.z, q.w};
 		float v[16];
@@ -107,6 +106,11 @@ NC_DEVICE void widen(const Int8 &a, int64_t token)
 				*(uint4 *)(a.f16 + token * a.cols + i + 8 * h) = r;
 			}
 	}
+}
+
+NC_DEVICE void widen(const Int8 &a, int64_t token)
+{
+	widen(a, token, (int)threadIdx.x, (int)blockDim.x);
 }
 
 // Places for block_sum: two sets, which calls use by turns, so that one barrier a call is enough:

@@ -41,7 +41,7 @@ func TestSpeed(t *testing.T) {
 		var params []GPUParam
 		var packs []cuda.PackJob
 		var dense []cuda.DenseJob
-		elements, flop := 0, 0.0
+		elements, muon, flop := 0, 0, 0.0
 		add := func(class Class, rows, cols int) {
 			n := rows * cols
 			p := GPUParam{Name: fmt.Sprint(len(params)), Class: class, Rows: rows, Cols: cols, W: take(4 * n), G: take(4 * n)}
@@ -51,6 +51,7 @@ func TestSpeed(t *testing.T) {
 				dense = append(dense, cuda.DenseJob{Table: take(n / 32 * 34), Half: take(2 * n), Used: take(2 * n), W: p.W, Kind: kernels.Q8_0, Rows: rows, Cols: cols})
 				return
 			}
+			muon += n
 			short, long := float64(min(rows, cols)), float64(max(rows, cols))
 			flop += 5 * 2 * short * short * (2*long + short)
 			d := &cuda.Ternary{Rows: rows, Cols: cols, Group: 128, Tiles: take(n / 4), Scales: take(n / 64), Gain: 1}
@@ -72,12 +73,12 @@ func TestSpeed(t *testing.T) {
 			require.NoError(t, o.Prepare(th))
 			parts := []struct {
 				name  string
-				bytes float64 // of an element, at least
+				bytes float64 // of all elements, at least
 				run   func() error
 			}{
 				{"update", 0, func() error { return o.Queue(th, 0) }},
-				{"its decision", 4, func() error { return o.ops.Decide(o.all, o.step, 0) }},
-				{"its directions", 12, func() error { return o.ops.Direction(o.parts, o.step) }},
+				{"its decision", 4 * float64(elements), func() error { return o.ops.Decide(o.all, o.step, 0) }},
+				{"its directions", 12 * float64(muon), func() error { return o.ops.Direction(o.parts, o.step) }},
 				{"its products", 0, func() error {
 					for _, b := range o.groups {
 						if _, err := o.orthogonalise(b); err != nil {
@@ -86,7 +87,10 @@ func TestSpeed(t *testing.T) {
 					}
 					return nil
 				}},
-				{"quantisation", 4 + 2.25, func() error { return plan.Run(0) }},
+				{"quantisation", 6.25 * float64(elements), func() error { return plan.Run(0) }},
+			}
+			if half {
+				parts[2].bytes = 8 * float64(muon)
 			}
 			for i, x := range parts {
 				var rounds []float64
@@ -104,7 +108,7 @@ func TestSpeed(t *testing.T) {
 				s := rounds[len(rounds)/2]
 				fmt.Printf("half state %-5t  %-14s %8.0f us", half, x.name, 1e6*s)
 				if x.bytes > 0 {
-					fmt.Printf("  %.0f GB/s", x.bytes*float64(elements)/s/1e9)
+					fmt.Printf("  %.0f GB/s", x.bytes/s/1e9)
 				}
 				if i == 3 {
 					fmt.Printf("  %.0f TFLOP/s", flop/s/1e12)

@@ -44,6 +44,8 @@ type Reducer interface {
 	// each; AllReduceF64 does it for float64.
 	AllReduce(t *cuda.Thread, rank int, p cuda.Ptr, count int) error
 	AllReduceF64(t *cuda.Thread, rank int, p cuda.Ptr, count int) error
+	// Abort ends what the other ranks wait for, with an error.
+	Abort(cause error)
 }
 
 func (o GPUTrainOptions) withDefaults() GPUTrainOptions {

@@ -175,8 +175,17 @@ func (g *GPUTrainer) Step(micro []*TrainBatch, scale float64) (LossSum, optim.Re
 	return g.End()
 }
 
-// Begin queues a step and returns; End waits for it. A nil micro takes what Stage left.
+// Begin queues a step and returns; End waits for it. A nil micro takes what Stage left. If it
+// fails, a group of devices is at its end: the others would wait for this one.
 func (g *GPUTrainer) Begin(micro []*TrainBatch, scale float64) error {
+	err := g.begin(micro, scale)
+	if err != nil && g.o.Group != nil {
+		g.o.Group.Abort(err)
+	}
+	return err
+}
+
+func (g *GPUTrainer) begin(micro []*TrainBatch, scale float64) error {
 	if err := g.idle(); err != nil {
 		return err
 	}

@@ -37,11 +37,14 @@ type doctorCmd struct {
 	JSON   bool     `name:"json" help:"Print JSON."`
 	Config string   `placeholder:"PRESET|FILE" help:"Show every key of a configuration and where its value comes from, instead."`
 	Set    []string `placeholder:"KEY=VALUE" sep:"none" help:"Override a key of --config."`
+	// Compile and Arch are for machines without NVRTC.
+	Compile string   `name:"compile-kernels" placeholder:"DIR" help:"Compile the kernels of NVIDIA GPUs into a directory, instead; NANOCHAT_CUDA_KERNELS names it where they are used."`
+	Arch    []string `default:"sm_80,sm_90a,sm_100" help:"Architectures for --compile-kernels."`
 	engineFlags
 }
 
 // environment lists the variables that nanochat reads.
-var environment = []string{"NANOCHAT_KERNEL", "NANOCHAT_THREADS", "NANOCHAT_TUNE", cuda.LibDirVariable, "NO_COLOR"}
+var environment = []string{"NANOCHAT_KERNEL", "NANOCHAT_THREADS", "NANOCHAT_TUNE", cuda.LibDirVariable, cuda.KernelsVariable, "NO_COLOR"}
 
 // Run prints what was found.
 func (c *doctorCmd) Run(a *app) error {
@@ -50,6 +53,9 @@ func (c *doctorCmd) Run(a *app) error {
 	}
 	if len(c.Set) > 0 {
 		return &usageError{"--set without --config", "nanochat doctor --config nano-125m --set model.vocab=16384"}
+	}
+	if c.Compile != "" {
+		return c.compileKernels(a)
 	}
 	set, err := c.set()
 	if err != nil {
@@ -127,6 +133,9 @@ func (r *doctorReport) pairs() []pair {
 		{"in use", r.Kernel + ", " + plural(r.Threads, "thread")},
 		{"CUDA", r.CUDA.text()},
 	}
+	if r.CUDA.Missing == "" {
+		p = append(p, pair{"CUDA libraries", r.CUDA.libraries()})
+	}
 	for _, name := range environment {
 		if value, ok := r.Environment[name]; ok {
 			p = append(p, pair{"environment", name + "=" + value})
@@ -140,10 +149,13 @@ func (r *doctorReport) pairs() []pair {
 
 // cudaReport is the NVIDIA GPUs of this machine and what their use needs.
 type cudaReport struct {
-	// Driver is the version of CUDA that the driver is for and Compiler that of NVRTC; Missing
-	// says why one of them, or a device, is not there.
+	// Driver is the version of CUDA that the driver is for. Compiler is that of NVRTC, Blas of cuBLASLt, which
+	// training needs, and NCCL of that, which training on several needs; "" for what is not there. Missing
+	// says why there is no driver or device.
 	Driver   string      `json:"driver,omitempty"`
 	Compiler string      `json:"compiler,omitempty"`
+	Blas     string      `json:"cublaslt,omitempty"`
+	NCCL     string      `json:"nccl,omitempty"`
 	Devices  []cuda.Info `json:"devices,omitempty"`
 	Missing  string      `json:"missing,omitempty"`
 	Hint     string      `json:"hint,omitempty"`
@@ -153,6 +165,12 @@ func findCUDA() (r cudaReport) {
 	dirs := cuda.LibDirs(os.Getenv)
 	if c, err := cuda.OpenCompiler(dirs...); err == nil {
 		r.Compiler = c.Version()
+	}
+	if b, err := cuda.OpenBlas(dirs...); err == nil {
+		r.Blas = b.Version()
+	}
+	if n, err := cuda.OpenNCCL(dirs...); err == nil {
+		r.NCCL = n.Version()
 	}
 	driver, err := cuda.OpenDriver(dirs...)
 	if err == nil {
@@ -180,6 +198,33 @@ func (r *cudaReport) text() string {
 		names = append(names, fmt.Sprintf("%s, %s", d.Name, bytesText(int64(d.Memory))))
 	}
 	return fmt.Sprintf("%s; driver for CUDA %s; used with --device cuda", strings.Join(names, "; "), r.Driver)
+}
+
+// libraries is what was found of the libraries that work with a GPU.
+func (r *cudaReport) libraries() string {
+	var list []string
+	for _, l := range [][2]string{{"NVRTC", r.Compiler}, {"cuBLASLt", r.Blas}, {"NCCL", r.NCCL}} {
+		if l[1] == "" {
+			l[1] = "none"
+		}
+		list = append(list, l[0]+" "+l[1])
+	}
+	return strings.Join(list, ", ")
+}
+
+// compileKernels fills a directory for machines without a compiler.
+func (c *doctorCmd) compileKernels(a *app) error {
+	compiler, err := cuda.OpenCompiler(cuda.LibDirs(os.Getenv)...)
+	if err != nil {
+		return err
+	}
+	files := 0
+	err = compiler.CompileTo(c.Compile, c.Arch, func(string) { files++ })
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.stdout, "%s: %s for %s, by NVRTC %s\n", c.Compile, plural(files, "file"), strings.Join(c.Arch, ", "), compiler.Version())
+	return err
 }
 
 func (c *doctorCmd) showConfig(a *app) error {

@@ -150,15 +150,15 @@ func classify(err error) (code int, hint string) {
 	if g, ok := errors.AsType[*cuda.Error](err); ok {
 		return exitFailure, g.Hint
 	}
-	if _, ok := errors.AsType[*cuda.MemoryError](err); ok {
+	if fault, ok := errors.AsType[*train.Error](err); ok && hint == "" {
+		hint = fault.Hint
+	}
+	if _, ok := errors.AsType[*cuda.MemoryError](err); ok && hint == "" {
 		return exitFailure, "close what else uses the GPU, take a smaller --context, --kv int8, or --device cpu"
 	}
 	if many, ok := errors.AsType[*failures](err); ok {
 		code, _ = classify(many.first)
 		return code, ""
-	}
-	if fault, ok := errors.AsType[*train.Error](err); ok && hint == "" {
-		hint = fault.Hint
 	}
 	switch {
 	case errors.Is(err, context.Canceled):

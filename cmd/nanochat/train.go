@@ -188,6 +188,9 @@ func planPairs(p *train.Plan) []pair {
 		return append(out, pair{"step", "not measured"})
 	}
 	out = append(out, pair{"step", fmt.Sprintf("%.0f ms, %.0f tokens/s", p.StepSeconds*1e3, p.TokensPerSecond)})
+	for _, part := range p.StepParts {
+		out = append(out, pair{"  " + part.Name, fmt.Sprintf("%.2f ms", part.Seconds*1e3)})
+	}
 	if p.MFU > 0 {
 		out = append(out, pair{"", ""}, pair{"mfu", fmt.Sprintf("%.3f of %.0f GFLOP/s", p.MFU, p.Peak/1e9)})
 	}

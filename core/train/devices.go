@@ -41,6 +41,8 @@ type deviceTrainer interface {
 	// a time.
 	DeviceParts() Parts
 	InUse() int64
+	// Timed is where the device's time goes while f takes steps.
+	Timed(f func() error) ([]model.PartTime, error)
 	Close() error
 }
 
@@ -199,6 +201,14 @@ func (d *devices) Restore(c optim.Counters, tensors []optim.Tensor) error {
 
 func (d *devices) Memory() (host, device Parts) {
 	return hostParts(d.r), d.all[0].DeviceParts()
+}
+
+// timed is where the time of a step like s goes on the first device. It takes that step.
+func (d *devices) timed(s *batch) ([]model.PartTime, error) {
+	return d.all[0].Timed(func() error {
+		_, _, err := d.Step(context.Background(), s, func() *batch { return nil })
+		return err
+	})
 }
 
 // inUse is the most bytes of a device that were in use at a time.

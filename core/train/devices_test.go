@@ -150,7 +150,10 @@ func (f *fakeDevice) Model() *model.Model      { return nil }
 func (f *fakeDevice) Counters() optim.Counters { return f.opt.Counters() }
 func (f *fakeDevice) DeviceParts() Parts       { return Parts{{"all", 8}} }
 func (f *fakeDevice) InUse() int64             { return 8 }
-func (f *fakeDevice) Close() error             { f.closed = true; return nil }
+func (f *fakeDevice) Timed(g func() error) ([]model.PartTime, error) {
+	return []model.PartTime{{Name: "all", Seconds: 1}}, g()
+}
+func (f *fakeDevice) Close() error { f.closed = true; return nil }
 
 func (f *fakeDevice) Push() error {
 	for i, p := range f.own.Params() {

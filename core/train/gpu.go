@@ -110,7 +110,20 @@ func (r *run) gpuOptions(rank int) model.GPUTrainOptions {
 // foreseeDevice is the memory that the run will take on each device.
 func (r *run) foreseeDevice() (Parts, error) {
 	m, err := model.GPUTrainMemoryOf(r.cfg.Model, r.gpuOptions(0))
-	return gpuParts(m), err
+	return gpuParts(m), hinted(err)
+}
+
+// hinted is an error of a network on a device with what to do about it.
+func hinted(err error) error {
+	var unsupported *model.UnsupportedError
+	var full *model.GPUMemoryError
+	switch {
+	case errors.As(err, &unsupported):
+		return &Error{What: unsupported.What + " cannot be computed on a GPU", Hint: unsupported.Hint}
+	case errors.As(err, &full):
+		return &Error{What: "on the GPU", Err: err, Hint: "close what else uses the GPU; " + lessMemory}
+	}
+	return err
 }
 
 func gpuParts(m model.GPUTrainMemory) (p Parts) {
@@ -198,7 +211,7 @@ func newDevices(r *run) (learner, error) {
 			for _, t := range d.all {
 				_ = t.Close() // err says more
 			}
-			return nil, err
+			return nil, hinted(err)
 		}
 		d.all = append(d.all, gpuTrainer{t})
 	}
@@ -210,6 +223,14 @@ type gpuTrainer struct{ *model.GPUTrainer }
 
 func (g gpuTrainer) DeviceParts() Parts { return gpuParts(g.Memory()) }
 func (g gpuTrainer) InUse() int64       { return g.Memory().Peak }
+
+func (g gpuTrainer) Timed(f func() error) ([]model.PartTime, error) {
+	g.SetTiming(true)
+	g.ClearParts()
+	err := f()
+	g.SetTiming(false)
+	return g.Parts(), err
+}
 
 // peakSize is the side of the largest product that the peak of a device is measured with, and
 // peakTime what a measurement lasts at least, unless it is the largest.

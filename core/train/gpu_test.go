@@ -44,7 +44,7 @@ func onGPU(t testing.TB) func(*Options) {
 // small is a run of a tiny network that a device trains.
 func small(t testing.TB, sets ...string) *config.Config {
 	return settings(t, prepared(t), append([]string{"model.ffn_kind=relu2", "model.qk_norm=true", "model.sub_norm=true", "model.embedding=q8_0", "model.head=q8_0",
-		"model.residual_scalars=true", "model.logit_softcap=15", "train.rows=2", "train.micro_rows=1", "train.eval_tokens=64", "optim.matrix.rule=muon", "optim.matrix.lr=0.02"}, sets...)...)
+		"model.residual_scalars=true", "model.logit_softcap=15", "train.rows=2", "train.micro_rows=1", "train.eval_tokens=64", "optim.matrix.rule=muon", "optim.matrix.lr=0.005", "optim.embedding.lr=0.01", "optim.head.lr=0.002"}, sets...)...)
 }
 
 const cudaSet = "train.device=cuda"
@@ -219,20 +219,21 @@ func TestWithoutGPU(t *testing.T) {
 	}
 	short := []string{"train.steps=2", "schedule.decay=0", "schedule.warmup=1", "train.eval_every=0"}
 	for _, c := range []struct {
-		name, want string
-		sets       []string
-		how        func(*Options)
+		name, want, hint string
+		sets             []string
+		how              func(*Options)
 	}{
-		{"no driver", "the CUDA driver was not found", nil, none},
-		{"no room", "of memory on the GPU, which has 28.6 MiB", nil, little},
-		{"a float network", "train.float", []string{"train.float=true"}, gpu},
-		{"a shape", "model.ffn", []string{"model.ffn=72"}, gpu},
+		{"no driver", "the CUDA driver was not found", "", nil, none},
+		{"no room", "of memory on the GPU, which has 28.6 MiB", "train.micro_rows", nil, little},
+		{"a float network", "the float network", "train.float = false", []string{"train.float=true"}, gpu},
+		{"a shape", "model.ffn of 72", "multiple of 32", []string{"model.ffn=72"}, gpu},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			sets := append(short, c.sets...)
 			fsys := fsx.NewCrash(1)
 			_, err := train(t, small(t, append(sets, cudaSet)...), fsys, c.how)
 			require.ErrorContains(t, err, c.want)
+			require.Contains(t, hintOf(err), c.hint)
 			require.Empty(t, fsys.Ops(), "nothing was written")
 			var log bytes.Buffer
 			_, err = train(t, small(t, append(sets, "train.device=auto")...), fsys, c.how, func(o *Options) { o.Log = &log })
@@ -268,6 +269,7 @@ func TestGPUPlan(t *testing.T) {
 	require.Equal(t, 1, p.Devices)
 	require.NotEqual(t, "cpu", p.Device)
 	require.Positive(t, p.StepSeconds)
+	require.NotEmpty(t, p.StepParts)
 	require.Positive(t, p.DeviceTotal)
 	require.InEpsilon(t, p.DeviceMemory.Total(), p.DevicePeak, 0.1)
 }

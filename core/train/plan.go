@@ -55,8 +55,11 @@ type Plan struct {
 	DevicePeak   int64 `json:"device_memory_peak,omitempty"`
 	// StepSeconds is the time of a measured step, and Seconds that of all; evaluations
 	// and checkpoints come on top.
-	StepSeconds     float64 `json:"step_s"`
-	TokensPerSecond float64 `json:"tok_s"`
+	StepSeconds float64 `json:"step_s"`
+	// StepParts is where the time of a step goes on a GPU; queued part by part it takes a
+	// little longer than StepSeconds.
+	StepParts       []model.PartTime `json:"step_parts,omitempty"`
+	TokensPerSecond float64          `json:"tok_s"`
 	// MFU is the share of Peak, in operations a second, that the step reached.
 	MFU     float64 `json:"mfu,omitempty"`
 	Peak    float64 `json:"peak,omitempty"`
@@ -137,7 +140,11 @@ func (r *run) measurePlan(ctx context.Context, p *Plan) error {
 	host, device := r.learn.Memory()
 	p.Memory = r.parts(host, trits)
 	if device != nil {
-		p.DeviceMemory, p.DevicePeak = device, r.learn.(*devices).inUse()
+		d := r.learn.(*devices)
+		p.DeviceMemory, p.DevicePeak = device, d.inUse()
+		if s := r.take(ctx, 0); s.err == nil && err == nil {
+			p.StepParts, err = d.timed(s)
+		}
 	} else if r.note != nil { // the GPU could not train it after all
 		p.Device, p.Devices, p.Note = config.DeviceCPU, 1, r.note.Error()
 		p.DeviceMemory, p.DeviceTotal = nil, 0

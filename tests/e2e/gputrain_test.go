@@ -169,6 +169,7 @@ func TestTrainingWithoutGPU(t *testing.T) {
 		{[]string{"FAKE_CUDA_MAJOR=7"}, "compute capability 7.0", "device"},
 		{[]string{without("libnvrtc*"), empty}, "NVRTC was not found", "nvidia-cuda-nvrtc"},
 		{[]string{without("libcublasLt*")}, "cuBLASLt was not found", "nvidia-cublas"},
+		{[]string{"FAKE_CUDA_FAIL=cuMemAlloc_v2:2:6"}, "no room on the GPU for this training", "train.micro_rows"},
 		{[]string{"FAKE_CUDA_MEMORY=20000000"}, "of memory on the GPU, which has 19.1 MiB", "train.micro_rows"},
 	} {
 		all := append(env[:2:2], c.env...)
@@ -180,8 +181,14 @@ func TestTrainingWithoutGPU(t *testing.T) {
 			t.Fatalf("%v: something was written", c.env)
 		}
 	}
+	// Several GPUs add up their gradients by NCCL.
+	two := append(append(env[:2:2], "FAKE_CUDA_DEVICES=2"), without("libnccl*"))
+	r := runEnv(t, two, "", append([]string{"train", config, "--out", "none", "--device", "cuda", "--set", "train.devices=2"}, short...)...)
+	if r.code != 1 || !strings.Contains(r.stderr, "NCCL was not found") || !strings.Contains(r.stderr, "nvidia-nccl") {
+		t.Errorf("exit %d\n%s", r.code, r.stderr)
+	}
 	none := []string{cuda.LibDirVariable + "=" + t.TempDir(), "NANOCHAT_DEVICE=cuda"}
-	r := runEnv(t, none, "", append([]string{"train", config, "--out", "auto", "--device", "auto"}, short...)...)
+	r = runEnv(t, none, "", append([]string{"train", config, "--out", "auto", "--device", "auto"}, short...)...)
 	if r.code != 0 || strings.Count(r.stderr, "computing on the processor: the CUDA driver was not found") != 1 {
 		t.Errorf("exit %d\n%s", r.code, r.stderr)
 	}
@@ -197,10 +204,11 @@ func TestTrainingWithoutGPU(t *testing.T) {
 		Device string
 		Memory []struct{ Bytes int64 } `json:"device_memory"`
 		Peak   int64                   `json:"device_memory_peak"`
+		Parts  []struct{ Name string } `json:"step_parts"`
 		Step   float64                 `json:"step_s"`
 	}
 	r = runEnv(t, env, "", append([]string{"train", config, "--dry-run", "--json", "--device", "cuda"}, short...)...)
-	if err := json.Unmarshal([]byte(r.stdout), &p); err != nil || p.Device != "Emulated GPU 0" || p.Step <= 0 || len(p.Memory) == 0 {
+	if err := json.Unmarshal([]byte(r.stdout), &p); err != nil || p.Device != "Emulated GPU 0" || p.Step <= 0 || len(p.Memory) == 0 || len(p.Parts) == 0 {
 		t.Fatalf("%v: exit %d\n%s%s", err, r.code, r.stdout, r.stderr)
 	}
 	total := int64(0)

@@ -76,9 +76,12 @@ func (t *Thread) loadKernels(image Image, source string, kernels map[string]**Ke
 	return nil
 }
 
-// dynamicShared is the shared memory that a launch of quantize or ternary_gemv may ask for, in
-// bytes: what a block can have, without a little of their own.
-func (v *Device) dynamicShared() int { return v.SharedBytes - 1<<10 }
+// dynamicShared is the dynamic shared memory that the launches of some kernels may ask for, in bytes:
+// what a block can have without what a kernel has of its own, at most ownShared. The driver
+// refuses more when a kernel is loaded.
+func (v *Device) dynamicShared() int { return v.SharedBytes - ownShared }
+
+const ownShared = 8 << 10
 
 // Ternary is a ternary matrix on a device, in the layout of kernels.Ternary.
 type Ternary struct {

@@ -82,6 +82,8 @@ func (j *PackJob) job() (packJob, int, error) {
 		return packJob{}, 0, fmt.Errorf("cuda: a matrix to quantise without weights, tiles or scales")
 	case d.Rows < 1 || d.Cols < 1 || d.Group < 1 || d.Group%tile != 0 && d.Group != d.Cols:
 		return packJob{}, 0, fmt.Errorf("cuda: a matrix [%d][%d] in groups of %d cannot be quantised", d.Rows, d.Cols, d.Group)
+	case d.Gain == 0:
+		return packJob{}, 0, fmt.Errorf("cuda: a matrix to quantise with a gain of 0; it is 1 unless the scales are to be larger than they are")
 	}
 	p := packJob{
 		w: j.W, tiles: d.Tiles, scales: d.Scales, used: j.Used, rows: int32(d.Rows), cols: int32(d.Cols), group: int32(d.Group),

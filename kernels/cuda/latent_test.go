@@ -164,6 +164,8 @@ func TestPackAtAnyAddress(t *testing.T) {
 		require.NoError(t, l.Pack(d, 0, put(t, th, w), 0), "without factors")
 		require.ErrorContains(t, l.Pack(&cuda.Ternary{Rows: 16, Cols: 192, Group: 40, Tiles: 1, Scales: 1}, 0, 1, 0), "groups of 40")
 		require.ErrorContains(t, l.Pack(d, 0, 0, 0), "without weights")
+		d.Gain = 0
+		require.ErrorContains(t, l.Pack(d, 0, 256, 0), "gain of 0")
 	})
 }
 

@@ -78,10 +78,12 @@ func (d *gpuWork) decode(t *cuda.Thread, w *Work) error {
 	}
 	room *= kernels.PageLen
 	if need := w.tokens * d.g.m.cfg.Heads * room; need > d.scoreRoom {
-		if err := d.memory.grow(t, &d.scores, 4*need); err != nil {
+		d.forget(t)
+		d.scoreRoom = max(need, 8*1024*d.g.m.cfg.Heads)
+		if err := d.memory.grow(t, &d.scores, 4*d.scoreRoom); err != nil {
+			d.scoreRoom = 0
 			return err
 		}
-		d.scoreRoom = need
 	}
 	shape := stepShape{w.tokens, w.logitRows, room, w.pool.gpu.at, d.numbers, d.logits, d.scores, w.pool.kind, w.pool.pageBytes}
 	i := slices.IndexFunc(d.graphs, func(g stepGraph) bool { return g.stepShape == shape })
@@ -90,8 +92,7 @@ func (d *gpuWork) decode(t *cuda.Thread, w *Work) error {
 		if err != nil {
 			return err
 		}
-		d.memory.graphs = append(d.memory.graphs, g)
-		d.graphs = append(d.graphs, stepGraph{shape, g})
+		d.graphs, d.memory.graphs = append(d.graphs, stepGraph{shape, g}), append(d.memory.graphs, g)
 		if i = len(d.graphs) - 1; i == stepGraphs {
 			old := d.graphs[0].graph
 			d.graphs, i = slices.Delete(d.graphs, 0, 1), i-1
@@ -103,6 +104,14 @@ func (d *gpuWork) decode(t *cuda.Thread, w *Work) error {
 	copy(d.graphs[i:], d.graphs[i+1:])
 	d.graphs[len(d.graphs)-1] = g
 	return t.Replay(g.graph)
+}
+
+// forget drops the graphs, whose memory is about to be another.
+func (d *gpuWork) forget(t *cuda.Thread) {
+	for _, g := range d.graphs {
+		t.Drop(g.graph)
+	}
+	d.graphs, d.memory.graphs = nil, nil
 }
 
 // queueDecode is queue for such a step.

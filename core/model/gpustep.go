@@ -163,13 +163,15 @@ func (d *gpuWork) send(t *cuda.Thread, w *Work) (err error) {
 		d.table = append(d.table, s.pages...)
 	}
 	if len(d.table) > d.numberRoom {
-		d.numberRoom = 2 * len(d.table)
+		d.numberRoom = max(2*len(d.table), 1024)
+		d.forget(t)
 		if err = d.memory.grow(t, &d.numbers, 4*d.numberRoom); err != nil {
 			return err
 		}
 	}
 	if w.logitRows > d.logitRoom {
-		d.logitRoom = w.logitRows
+		d.logitRoom = max(w.logitRows, min(w.maxTokens, 8))
+		d.forget(t)
 		if err = d.memory.grow(t, &d.logits, 4*d.logitRoom*d.g.m.cfg.Vocab); err != nil {
 			return err
 		}

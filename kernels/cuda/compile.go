@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"github.com/architehc/nanochat/kernels/dl"
@@ -165,6 +167,8 @@ func (c *Compiler) log(p handle) string {
 type CodeCache struct {
 	// Dir holds the files; it is made when one is written. "" keeps nothing.
 	Dir string
+	// Ready are directories of CompileTo that are only read, before Dir.
+	Ready []string
 	// Compiler is asked for what is not there; nil: there is none, because of Err.
 	Compiler *Compiler
 	Err      error
@@ -173,17 +177,13 @@ type CodeCache struct {
 // Cubin is the code of a kernel source for an architecture. A directory that cannot be
 // written is no error.
 func (c *CodeCache) Cubin(name, arch string) ([]byte, error) {
-	h := sha256.New()
-	files, _ := fs.Glob(sources, "src/*") // the pattern is right
-	for _, f := range files {
-		if b, err := sources.ReadFile(f); err == nil {
-			fmt.Fprintf(h, "%s %d\n%s", f, len(b), b)
-		}
-	}
-	fmt.Fprintf(h, "%q", options)
-	path := filepath.Join(c.Dir, fmt.Sprintf("%s-%s-%s.cubin", name, arch, hex.EncodeToString(h.Sum(nil)[:12])))
+	file := codeFile(name, arch)
+	dirs := c.Ready
 	if c.Dir != "" {
-		if code, err := os.ReadFile(path); err == nil && bytes.HasPrefix(code, []byte("\x7fELF")) {
+		dirs = append(slices.Clone(dirs), c.Dir)
+	}
+	for _, dir := range dirs {
+		if code, err := os.ReadFile(filepath.Join(dir, file)); err == nil && bytes.HasPrefix(code, []byte("\x7fELF")) {
 			return code, nil
 		}
 	}
@@ -192,24 +192,66 @@ func (c *CodeCache) Cubin(name, arch string) ([]byte, error) {
 	}
 	code, err := c.Compiler.Compile(name, arch)
 	if err == nil && c.Dir != "" {
-		keep(path, code)
+		_ = keep(filepath.Join(c.Dir, file), code) // what fails is made again next time
 	}
 	return code, err
 }
 
-// keep writes a file so that others see all of it or nothing. What fails is made again
-// next time.
-func keep(path string, code []byte) {
-	if os.MkdirAll(filepath.Dir(path), 0o755) != nil {
-		return
+// codeFile is the name of a file with code: it is that of these sources and options.
+func codeFile(name, arch string) string {
+	return fmt.Sprintf("%s-%s-%s.cubin", name, arch, codeVersion())
+}
+
+// codeVersion is a hash of all sources and options.
+var codeVersion = sync.OnceValue(func() string {
+	h := sha256.New()
+	files, _ := fs.Glob(sources, "src/*") // the pattern is right
+	for _, f := range files {
+		if b, err := sources.ReadFile(f); err == nil {
+			fmt.Fprintf(h, "%s %d\n%s", f, len(b), b)
+		}
+	}
+	fmt.Fprintf(h, "%q", options)
+	return hex.EncodeToString(h.Sum(nil)[:12])
+})
+
+// CompileTo compiles every source for these architectures into a directory, for CodeCache.Ready of machines
+// without a compiler. wrote is called after each file. What is there already is not compiled again.
+func (c *Compiler) CompileTo(dir string, arches []string, wrote func(file string)) error {
+	for _, arch := range arches {
+		for _, name := range Sources() {
+			path := filepath.Join(dir, codeFile(name, arch))
+			if _, err := os.Stat(path); err != nil {
+				code, err := c.Compile(name, arch)
+				if err == nil {
+					err = keep(path, code)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			wrote(path)
+		}
+	}
+	return nil
+}
+
+// keep writes a file so that others see all of it or nothing.
+func keep(path string, code []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("cuda: %w", err)
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".cubin-*")
 	if err != nil {
-		return
+		return fmt.Errorf("cuda: %w", err)
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(code)
-	if closed := f.Close(); err == nil && closed == nil {
-		_ = os.Rename(f.Name(), path) // a cache may fail
+	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
 	}
+	if err != nil {
+		return fmt.Errorf("cuda: %w", err)
+	}
+	return nil
 }

@@ -3,6 +3,9 @@
 package cuda
 
 import (
+	"crypto/sha256"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -23,14 +26,33 @@ func compilerOrSkip(t *testing.T) *Compiler {
 	return c
 }
 
+// What compiled is noted below build/cudatest of the checkout, so that it is compiled again only when it, a
+// header or the compiler is another.
 func TestEverySourceCompilesForEveryArchitecture(t *testing.T) {
 	c := compilerOrSkip(t)
 	t.Log("NVRTC", c.Version())
+	dir := filepath.Join("..", "..", "build", "cudatest", "nvrtc")
+	headers, err := fs.Glob(sources, "src/*.cuh")
+	require.NoError(t, err)
 	for _, arch := range []string{"sm_80", "sm_90a", "sm_100"} {
 		for _, name := range Sources() {
+			h := sha256.New()
+			for _, f := range append(headers, "src/"+name+".cu") {
+				text, err := sources.ReadFile(f)
+				require.NoError(t, err)
+				fmt.Fprintf(h, "%s %d %s", f, len(text), text)
+			}
+			fmt.Fprint(h, options, c.Version(), arch)
+			done := filepath.Join(dir, fmt.Sprintf("%x", h.Sum(nil)[:12]))
+			if _, err := os.Stat(done); err == nil {
+				continue
+			}
 			code, err := c.Compile(name, arch)
 			require.NoError(t, err, "%s for %s", name, arch)
 			require.Equal(t, "\x7fELF", string(code[:4]))
+			if os.MkdirAll(dir, 0o755) == nil { // a checkout that cannot be written is compiled again
+				_ = os.WriteFile(done, []byte(name+" "+arch+"\n"), 0o644)
+			}
 		}
 	}
 }
@@ -70,4 +92,47 @@ func TestCacheOfCode(t *testing.T) {
 	again, err = c.Cubin("ternary", "sm_90a")
 	require.NoError(t, err)
 	require.Equal(t, code, again)
+}
+
+// Code that was compiled elsewhere is used without a compiler, and is not written to.
+func TestCodeThatIsReady(t *testing.T) {
+	c := compilerOrSkip(t)
+	ready, cache := t.TempDir(), t.TempDir()
+	for _, name := range Sources() { // all but one are there
+		if name != "sums" {
+			require.NoError(t, os.WriteFile(filepath.Join(ready, codeFile(name, "sm_80")), []byte("\x7fELF of "+name), 0o600))
+		}
+	}
+	var files []string
+	require.NoError(t, c.CompileTo(ready, []string{"sm_80"}, func(f string) { files = append(files, f) }))
+	require.Len(t, files, len(Sources()))
+	none := &dl.Error{Library: "NVRTC"}
+	use := &CodeCache{Dir: cache, Ready: []string{filepath.Join(cache, "nothing"), ready}, Err: none}
+	code, err := use.Cubin("ternary", "sm_80")
+	require.NoError(t, err)
+	require.Equal(t, "\x7fELF of ternary", string(code))
+	code, err = use.Cubin("sums", "sm_80")
+	require.NoError(t, err)
+	require.Greater(t, len(code), 100)
+	_, err = use.Cubin("sums", "sm_90a")
+	require.Equal(t, none, err)
+	kept, err := os.ReadDir(cache)
+	require.NoError(t, err)
+	require.Empty(t, kept)
+
+	require.NoError(t, os.WriteFile(filepath.Join(cache, "file"), nil, 0o600))
+	require.ErrorContains(t, c.CompileTo(filepath.Join(cache, "file"), []string{"sm_80"}, func(string) {}), "cuda: ")
+	require.ErrorContains(t, c.CompileTo(ready, []string{"sm_13"}, func(string) {}), "sm_13")
+}
+
+func TestSetupOfTheEnvironment(t *testing.T) {
+	env := map[string]string{KernelsVariable: "/k1::/k2", "XDG_CACHE_HOME": "/cache", "HOME": "/home/me"}
+	get := func(name string) string { return env[name] }
+	s := FromEnvironment(get)
+	require.Equal(t, []string{"/k1", "/k2"}, s.KernelDirs)
+	require.Equal(t, "/cache/nanochat/cuda", s.CacheDir)
+	env["XDG_CACHE_HOME"] = "relative"
+	require.Equal(t, "/home/me/.cache/nanochat/cuda", FromEnvironment(get).CacheDir)
+	env["HOME"] = ""
+	require.Empty(t, FromEnvironment(get).CacheDir)
 }

@@ -5,7 +5,6 @@ package cuda_test
 import (
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 	"testing"
 
@@ -188,11 +187,14 @@ func TestCopyOutOfBounds(t *testing.T) {
 }
 
 func TestLibDirs(t *testing.T) {
-	env := map[string]string{cuda.LibDirVariable: "/a::/b", "VIRTUAL_ENV": "/venv"}
+	env := map[string]string{cuda.LibDirVariable: "/a::/b", "VIRTUAL_ENV": "/venv", "CONDA_PREFIX": "/conda", "HOME": "/home/me"}
 	dirs := cuda.LibDirs(func(name string) string { return env[name] })
-	require.Equal(t, []string{"/a", "/b"}, dirs[:2])
-	require.True(t, strings.HasPrefix(dirs[2], "/venv/"))
-	require.Equal(t, []string{"/usr/local/cuda/lib64"}, cuda.LibDirs(func(string) string { return "" }))
+	require.Equal(t, []string{
+		"/a", "/b", "/venv/lib/python3*/site-packages/nvidia/*/lib", "/conda/lib", "/conda/lib/python3*/site-packages/nvidia/*/lib",
+		"/home/me/.local/lib/python3*/site-packages/nvidia/*/lib",
+	}, dirs[:6])
+	require.Equal(t, dirs[6:], cuda.LibDirs(func(string) string { return "" }))
+	require.Contains(t, dirs[6:], "/usr/local/cuda/lib64")
 }
 
 func TestSharedMemoryAndGraphsOfKernelsThatAreNotThere(t *testing.T) {

@@ -68,6 +68,7 @@ type api struct {
 	GraphLaunch   func(exec, s handle) code                                                                                                                          `c:"cuGraphLaunch"`
 	ExecDestroy   func(exec handle) code                                                                                                                             `c:"cuGraphExecDestroy"`
 	GraphDestroy  func(graph handle) code                                                                                                                            `c:"cuGraphDestroy"`
+	LaunchEx      func(config unsafe.Pointer, f handle, params, extra unsafe.Pointer) code                                                                           `c:"cuLaunchKernelEx"`
 	TensorMap     func(m unsafe.Pointer, kind int32, rank uint32, at Ptr, dims, strides, box, steps unsafe.Pointer, interleave, swizzle, promotion, fill int32) code `c:"cuTensorMapEncodeTiled"`
 	Launch        func(f handle, gx, gy, gz, bx, by, bz, shared uint32, s handle, params, extra unsafe.Pointer) code                                                 `c:"cuLaunchKernel"`
 }
@@ -229,8 +230,9 @@ func text(p *byte) string {
 	return string(unsafe.Slice(p, n))
 }
 
-// LibDirs is the directories of LibDirVariable as getenv gives it, and of packages of
-// the CUDA compiler in Python environments.
+// LibDirs is the directories of LibDirVariable as getenv gives it, those of NVIDIA's packages in Python
+// environments (VIRTUAL_ENV, CONDA_PREFIX, the user's below HOME, the system's), and the CUDA toolkit's. They
+// may have wildcards.
 func LibDirs(getenv func(string) string) (dirs []string) {
 	for _, dir := range filepath.SplitList(getenv(LibDirVariable)) {
 		if dir != "" {
@@ -240,5 +242,11 @@ func LibDirs(getenv func(string) string) (dirs []string) {
 	if env := getenv("VIRTUAL_ENV"); env != "" {
 		dirs = append(dirs, filepath.Join(env, "lib/python3*/site-packages/nvidia/*/lib"))
 	}
-	return append(dirs, "/usr/local/cuda/lib64")
+	if env := getenv("CONDA_PREFIX"); env != "" {
+		dirs = append(dirs, filepath.Join(env, "lib"), filepath.Join(env, "lib/python3*/site-packages/nvidia/*/lib"))
+	}
+	if home := getenv("HOME"); filepath.IsAbs(home) {
+		dirs = append(dirs, filepath.Join(home, ".local/lib/python3*/site-packages/nvidia/*/lib"))
+	}
+	return append(dirs, "/usr/local/lib/python3*/*-packages/nvidia/*/lib", "/usr/lib/python3*/*-packages/nvidia/*/lib", "/usr/local/cuda/lib64", "/usr/local/cuda-1[23]*/lib64")
 }

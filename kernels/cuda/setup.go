@@ -10,10 +10,15 @@ type Setup struct {
 	LibDirs []string
 	// CacheDir keeps compiled kernels; "" keeps none.
 	CacheDir string
+	// KernelDirs have compiled kernels, of Compiler.CompileTo, and are only read.
+	KernelDirs []string
 }
 
-// FromEnvironment is the setup that the environment asks for: LibDirs, and a directory below
-// XDG_CACHE_HOME or HOME.
+// KernelsVariable names directories, separated by colons, with kernels that are compiled already.
+const KernelsVariable = "NANOCHAT_CUDA_KERNELS"
+
+// FromEnvironment is the setup that the environment asks for: LibDirs, the directories of KernelsVariable,
+// and for the cache one below XDG_CACHE_HOME or HOME.
 func FromEnvironment(getenv func(string) string) Setup {
 	s := Setup{LibDirs: LibDirs(getenv)}
 	if dir := getenv("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
@@ -21,11 +26,23 @@ func FromEnvironment(getenv func(string) string) Setup {
 	} else if home := getenv("HOME"); filepath.IsAbs(home) {
 		s.CacheDir = filepath.Join(home, ".cache", "nanochat", "cuda")
 	}
+	for _, dir := range filepath.SplitList(getenv(KernelsVariable)) {
+		if dir != "" {
+			s.KernelDirs = append(s.KernelDirs, dir)
+		}
+	}
 	return s
 }
 
-// Open opens a device, and gives the code of its kernels: from the cache, or else from the
-// compiler, whose absence is the error of an image that is not in the cache.
+// Image gives the code of kernels: that of KernelDirs, of the cache, or else the compiler's, whose absence
+// is the error of one that is in neither.
+func (s Setup) Image() Image {
+	cache := &CodeCache{Dir: s.CacheDir, Ready: s.KernelDirs}
+	cache.Compiler, cache.Err = OpenCompiler(s.LibDirs...)
+	return cache.Cubin
+}
+
+// Open opens a device, and gives the code of its kernels.
 func (s Setup) Open(ordinal int) (*Device, Image, error) {
 	driver, err := OpenDriver(s.LibDirs...)
 	if err != nil {
@@ -35,9 +52,7 @@ func (s Setup) Open(ordinal int) (*Device, Image, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	cache := &CodeCache{Dir: s.CacheDir}
-	cache.Compiler, cache.Err = OpenCompiler(s.LibDirs...)
-	return device, cache.Cubin, nil
+	return device, s.Image(), nil
 }
 
 // Blas opens the library of products of dense matrices, which training needs.

@@ -47,9 +47,7 @@ func OnGPU(getenv func(string) string) bool { return getenv(GPUVariable) == "1" 
 func Setup(getenv func(string) string) (dirs []string, image cuda.Image, missing string, err error) {
 	if OnGPU(getenv) {
 		s := cuda.FromEnvironment(getenv)
-		cache := &cuda.CodeCache{Dir: s.CacheDir}
-		cache.Compiler, cache.Err = cuda.OpenCompiler(s.LibDirs...)
-		return s.LibDirs, cache.Cubin, "", nil
+		return s.LibDirs, s.Image(), "", nil
 	}
 	for _, cc := range []string{"gcc", "g++"} {
 		if _, err := exec.LookPath(cc); err != nil {

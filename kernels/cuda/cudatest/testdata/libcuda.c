@@ -429,3 +429,23 @@ result cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned b
 		return INVALID_VALUE;
 	return queue(s, &w);
 }
+
+// cuLaunchKernelEx takes programmatic serialisation, which changes no result here: one kernel ends
+// before the next begins.
+result cuLaunchKernelEx(const void *config, void *f, void **params, void **extra)
+{
+	struct {
+		unsigned grid[3], block[3], shared, pad;
+		uintptr_t stream;
+		const struct {
+			int id, pad, value[16];
+		} *attributes;
+		unsigned count, pad2;
+	} c;
+	memcpy(&c, config, sizeof c);
+	for (unsigned i = 0; i < c.count; i++)
+		if (c.attributes[i].id != 6 || c.attributes[i].value[0] != 1)
+			return INVALID_VALUE;
+	return cuLaunchKernel(f, c.grid[0], c.grid[1], c.grid[2], c.block[0], c.block[1], c.block[2],
+	                      c.shared, c.stream, params, extra);
+}

@@ -11,10 +11,13 @@ template <int D, int BK> struct Forward {
 	int places[M][2], starts[M][2];
 
 	template <bool Edge>
-	NC_METHOD void keys(nc_place queries, nc_place k, nc_place v, int first, int lane,
-	                    float exponent)
+	NC_METHOD void keys(nc_place queries, nc_place k, nc_place v, int first, int earliest, int last,
+	                    int lane, float exponent)
 	{
 		const int t = lane % 4;
+		// Sixteen keys that all stand in front of the warp's documents, or behind its queries, are
+		// left out.
+		const int from = Edge ? earliest - first - 15 : 0, to = Edge ? last - first : BK;
 		float s[M][BK / 8][4];
 		zero(s);
 		NC_UNROLL for (int c = 0; c < D / 16; c++) {
@@ -22,6 +25,8 @@ template <int D, int BK> struct Forward {
 				NC_UNROLL for (int m = 0; m < M; m++)
 					nc_ldmatrix(q[m][c], queries + pairs<Stride>(lane) + 16 * m * Stride + 32 * c);
 			NC_UNROLL for (int n = 0; n < BK / 16; n++) {
+				if (Edge && (16 * n < from || 16 * n > to))
+					continue;
 				uint32_t b[4];
 				nc_ldmatrix(b, k + columns<Stride>(lane) + 16 * n * Stride + 32 * c);
 				NC_UNROLL for (int m = 0; m < M; m++) {
@@ -60,6 +65,8 @@ template <int D, int BK> struct Forward {
 						out[m][n][2 * r + j] = out[m][n][2 * r + j] * keep;
 			}
 		NC_UNROLL for (int c = 0; c < BK / 16; c++) {
+			if (Edge && (16 * c < from || 16 * c > to))
+				continue;
 			uint32_t p[M][4];
 			NC_UNROLL for (int m = 0; m < M; m++)
 				NC_UNROLL for (int i = 0; i < 4; i++)
@@ -97,7 +104,8 @@ template <int D, int BK> struct Forward {
 		copy.begin(tid, a.dim);
 		const int jump = copy.Step * (int)ld;
 		int here = (first + copy.row) * (int)ld + copy.column; // of k and v
-		copy.template tile<Queries>(queries, qkv + head * a.dim, (block + copy.row) * (int)ld + copy.column, jump, a.seq - block);
+		copy.template tile<Queries>(queries, qkv + head * a.dim,
+		                            (block + copy.row) * (int)ld + copy.column, jump, a.seq - block);
 		copy.template tile<BK>(stage, k, here, jump, a.seq - first);
 		copy.template tile<BK>(stage + Tile, v, here, jump, a.seq - first);
 		nc_commit();
@@ -131,9 +139,9 @@ template <int D, int BK> struct Forward {
 			if (mine >= a.seq || first > mine_last || next <= earliest)
 				continue;
 			if (next - 1 <= mine && first >= latest)
-				keys<false>(own, at, at + Tile, first, lane, a.exponent);
+				keys<false>(own, at, at + Tile, first, earliest, mine_last, lane, a.exponent);
 			else
-				keys<true>(own, at, at + Tile, first, lane, a.exponent);
+				keys<true>(own, at, at + Tile, first, earliest, mine_last, lane, a.exponent);
 		}
 		NC_UNROLL for (int m = 0; m < M; m++)
 			NC_UNROLL for (int r = 0; r < 2; r++) {

@@ -14,14 +14,16 @@ template <int D, int BK, int M> struct Queries {
 	int places[M][2], starts[M][2];
 
 	template <bool Edge>
-	NC_METHOD void keys(nc_place k, nc_place v, int first, int last, int lane, float exponent)
+	NC_METHOD void keys(nc_place k, nc_place v, int first, int earliest, int last, int lane,
+	                    float exponent)
 	{
 		const int t = lane % 4;
 		const nc_place k_columns = k + columns<Stride>(lane), k_pairs = k + pairs<Stride>(lane),
 					   v_columns = v + columns<Stride>(lane);
-		// Keys behind the warp's last query are seen by none of its queries.
+		// Keys in front of the warp's documents, or behind its queries, are left out.
+		const int begin = Edge && earliest > first ? (earliest - first) / 16 : 0;
 		const int end = Edge && first + BK > last ? (last - first) / 16 + 1 : BK / 16;
-		NC_UNROLL_BY(1) for (int c = 0; c < end; c++)
+		NC_UNROLL_BY(1) for (int c = begin; c < end; c++)
 		{
 			float s[M][2][4], dp[M][2][4];
 			zero(s), zero(dp);
@@ -170,9 +172,9 @@ template <int D, int BK, int M> struct Queries {
 			if (mine >= a.seq || first > mine_last || next <= earliest)
 				continue;
 			if (next - 1 <= mine && first >= latest)
-				keys<false>(at, at + Tile, first, mine_last, lane, a.exponent);
+				keys<false>(at, at + Tile, first, earliest, mine_last, lane, a.exponent);
 			else
-				keys<true>(at, at + Tile, first, mine_last, lane, a.exponent);
+				keys<true>(at, at + Tile, first, earliest, mine_last, lane, a.exponent);
 		}
 		NC_UNROLL for (int m = 0; m < M; m++)
 			NC_UNROLL for (int r = 0; r < 2; r++) {
@@ -226,6 +228,10 @@ template <int D, int BQ, int M> struct Keys {
 		// Queries in front of the keys see none of them.
 		NC_UNROLL_BY(1) for (int c = Edge && key > at ? (key - at) / 16 : 0; c < BQ / 16; c++)
 		{
+			// The documents of further queries begin behind the warp's keys.
+			if (Edge && ((const int *)rows)[2 * BQ + 16 * c] > key + 16 * M - 1)
+				break;
+
 			float s[M][2][4], dp[M][2][4];
 			zero(s), zero(dp);
 			NC_UNROLL for (int x = 0; x < D / 16; x++) {

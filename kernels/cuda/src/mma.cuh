@@ -19,8 +19,7 @@
 // multiprocessor, which bound the registers.
 #define NC_BOUNDED(name, Args, threads, blocks) \
 	extern "C" __global__ void __launch_bounds__(threads, blocks) name(const Args a)
-// NC_UNROLL in front of a loop unrolls it, so that it may index registers; NC_UNROLL_BY n times.
-#define NC_UNROLL _Pragma("unroll")
+// NC_UNROLL_BY in front of a loop unrolls it n times.
 #define NC_UNROLL_BY(n) _Pragma(NC_TEXT(unroll n))
 #define NC_TEXT(x) #x
 // NC_METHOD is NC_DEVICE of a member function.
@@ -134,7 +133,6 @@ NC_DEVICE float nc_exp2(float x)
 #include <vector>
 
 #define NC_BOUNDED(name, Args, threads, blocks) NC_KERNEL(name, Args)
-#define NC_UNROLL
 #define NC_UNROLL_BY(n)
 #define NC_METHOD inline
 

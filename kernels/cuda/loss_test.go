@@ -77,8 +77,8 @@ func TestCrossEntropy(t *testing.T) {
 			}
 			targets[0] = int32(c.vocab - 1)
 			targets[1] = -1
-			// 8 KiB hold 1,792 logits: those behind them are read again.
-			losses(t, 8<<10, func(th *cuda.Thread, l *cuda.Loss) {
+			// 15 KiB, 8 of them kept free, hold 1,792 logits: those behind them are read again.
+			losses(t, 15<<10, func(th *cuda.Thread, l *cuda.Loss) {
 				dz, results := areaOf[uint16](t, th, c.tokens*stride), areaOf[float32](t, th, 4*c.tokens)
 				a := &cuda.CrossEntropy{
 					Logits: put(t, th, z), Targets: put(t, th, targets), Options: put(t, th, []float32{c.o.Scale, c.o.Z, c.o.Entropy, c.o.Smoothing, c.o.Cap}),

@@ -23,7 +23,7 @@ func (p *gpuPass) eps() float32 { return float32(p.cfg.NormEps) }
 func (p *gpuPass) forward() {
 	p.do(p.ops.Embed(p.start, p.initial, &p.embed.table, p.batch.ids, p.n, p.cfg.Streams))
 	first := &p.layers[0]
-	p.enter(first, cuda.Mix{X: first.before})
+	p.enter(first, cuda.ForwardMix{Mix: cuda.Mix{X: first.before}})
 	p.mark(partNorms)
 	last := len(p.layers) - 1
 	for i := range p.layers {
@@ -32,7 +32,7 @@ func (p *gpuPass) forward() {
 		y := or(l.downY, p.y)
 		p.project(y, &l.down, &l.ff)
 		p.mark(partProjections)
-		m := cuda.Mix{X: l.middle, Y: y, Write: l.mhcFFN.coef, CoefStride: p.coefStride()}
+		m := cuda.ForwardMix{Mix: cuda.Mix{X: l.middle, Y: y, Write: l.mhcFFN.coef, CoefStride: p.coefStride()}}
 		if i < last {
 			m.Left = l.left
 			p.enter(&p.layers[i+1], m)
@@ -46,7 +46,7 @@ func (p *gpuPass) forward() {
 
 // leaveLast queues m, with which the last layer ends, and puts its result, the streams joined
 // and normed, in front of the head.
-func (p *gpuPass) leaveLast(m cuda.Mix) {
+func (p *gpuPass) leaveLast(m cuda.ForwardMix) {
 	if p.int8Head {
 		p.do(p.fused.Mix(&p.finalAct, &m, p.norm.w, p.eps(), p.n, p.cfg.Streams))
 		p.do(p.train.Factors(cuda.Factor{Act: &p.finalAct, BF16: p.headFactor, F16: p.headX}, p.n))
@@ -56,7 +56,7 @@ func (p *gpuPass) leaveLast(m cuda.Mix) {
 	if p.cfg.Streams > 1 {
 		m.Mean, x = p.final, p.final
 	}
-	p.do(p.ops.Mix(m, p.n, p.cfg.Streams, p.dim))
+	p.do(p.ops.Mix(m.Mix, p.n, p.cfg.Streams, p.dim))
 	p.do(p.ops.Norm(p.final, x, p.norm.w, p.eps(), p.n, p.dim))
 	p.do(p.train.Round(p.headFactor, p.headX, p.final, p.n*p.dim))
 }
@@ -79,7 +79,7 @@ func (p *gpuPass) coefStride() int {
 
 // enter begins layer l with the streams that m leaves: its scalars, and the input of its
 // attention.
-func (p *gpuPass) enter(l *gpuTrainLayer, m cuda.Mix) {
+func (p *gpuPass) enter(l *gpuTrainLayer, m cuda.ForwardMix) {
 	m.Out = l.entered
 	if p.cfg.ResidualScalars {
 		m.Initial, m.Scalars = p.initial, l.scalars.w
@@ -90,7 +90,7 @@ func (p *gpuPass) enter(l *gpuTrainLayer, m cuda.Mix) {
 }
 
 // read queues m and puts what a layer function reads from its result, normed, into in.
-func (p *gpuPass) read(site *gpuSite, m cuda.Mix, in *cuda.Act, weight cuda.Ptr) {
+func (p *gpuPass) read(site *gpuSite, m cuda.ForwardMix, in *cuda.Act, weight cuda.Ptr) {
 	if !p.dynamic() {
 		m.Read = site.coef
 		if m.Y == 0 && m.Scalars == 0 {
@@ -100,7 +100,7 @@ func (p *gpuPass) read(site *gpuSite, m cuda.Mix, in *cuda.Act, weight cuda.Ptr)
 		return
 	}
 	if m.Y != 0 || m.Scalars != 0 {
-		p.do(p.ops.Mix(m, p.n, p.cfg.Streams, p.dim))
+		p.do(p.ops.Mix(m.Mix, p.n, p.cfg.Streams, p.dim))
 	}
 	p.do(p.mhc.Coefs(p.sites, site.number, &cuda.MHCCoefs{X: m.Out, Coef: site.coef, U: p.u, Z: site.z, Inverse: site.inverse}, p.n))
 	p.do(p.fused.Quantize(in, p.u, weight, p.eps(), p.n))
@@ -119,7 +119,11 @@ func (p *gpuPass) layer(l *gpuTrainLayer) {
 	p.mark(partNorms)
 	p.project(y, &l.o, &l.attOut)
 	p.mark(partProjections)
-	p.read(&l.mhcFFN, cuda.Mix{X: l.entered, Y: y, Write: l.mhcAttn.coef, Out: l.middle, CoefStride: p.coefStride()}, &l.ffnIn, l.ffnNorm.w)
+	m := cuda.ForwardMix{Mix: cuda.Mix{X: l.entered, Y: y, Write: l.mhcAttn.coef, Out: l.middle, CoefStride: p.coefStride()}}
+	if l.entered == 0 {
+		m.X, m.Initial, m.Prior = l.before, p.initial, l.scalars.w
+	}
+	p.read(&l.mhcFFN, m, &l.ffnIn, l.ffnNorm.w)
 	p.mark(partNorms)
 	p.project(l.upY, &l.up, &l.ffnIn)
 	p.mark(partProjections)
@@ -148,7 +152,7 @@ func (p *gpuPass) attention() cuda.FlashShape {
 
 // again runs the forward of l a second time, for the tape holds another layer's.
 func (p *gpuPass) again(l *gpuTrainLayer) {
-	p.enter(l, cuda.Mix{X: l.before})
+	p.enter(l, cuda.ForwardMix{Mix: cuda.Mix{X: l.before}})
 	p.mark(partNorms)
 	p.layer(l)
 	if p.cfg.Streams > 1 {

@@ -79,7 +79,8 @@ type gpuTrainLayer struct {
 // gpuTapeLayer is what the forward of a layer leaves: names are those of tapeLayer. With
 // recomputation all layers share everything but left.
 type gpuTapeLayer struct {
-	before                cuda.Ptr // streams in front of the layer, [tokens][Streams·Dim]
+	before cuda.Ptr // streams in front of the layer, [tokens][Streams·Dim]
+	// entered is 0 for one stream with residual scalars: it follows from before.
 	entered, middle, left cuda.Ptr
 	in, attOut, ffnIn, ff cuda.Act
 	qkvY                  cuda.Ptr // results of the stack, f32 [tokens][q+2kv]; 0: not kept
@@ -145,13 +146,13 @@ func (s *gpuShape) dynamic() bool { return s.cfg.Streams > 1 && s.cfg.MHCDynamic
 // to count and then with memory.
 type gpuNet struct {
 	gpuShape
-	layers         []gpuTrainLayer
-	embed, head    gpuMatrix
-	norm           gpuVector
-	params         []optim.GPUParam
-	rope           [2]cuda.Ptr // cosines, sines of all positions
-	regions        [gpuParts]gpuRegion
-	start, entered cuda.Ptr // streams in front of the first layer; of one stream with scalars, behind those of the layer at hand
+	layers      []gpuTrainLayer
+	embed, head gpuMatrix
+	norm        gpuVector
+	params      []optim.GPUParam
+	rope        [2]cuda.Ptr // cosines, sines of all positions
+	regions     [gpuParts]gpuRegion
+	start       cuda.Ptr // streams in front of the first layer
 	gpuScratchSpace
 	batch    gpuBatch    // the micro batch at hand
 	slots    [2]cuda.Ptr // staged steps: micros batches each
@@ -306,9 +307,6 @@ func (n *gpuNet) layOutTape() {
 	r := &n.regions[gpuTape]
 	floats := func(width int) cuda.Ptr { return r.take(4 * n.tokens * width) }
 	n.start = floats(n.streams)
-	if n.cfg.ResidualScalars && n.cfg.Streams == 1 {
-		n.entered = floats(n.dim)
-	}
 	before := n.start
 	for i := range n.layers {
 		l := &n.layers[i]
@@ -329,11 +327,8 @@ func (n *gpuNet) layOutTape() {
 		}
 		l.before, l.left = before, floats(n.streams)
 		before = l.left
-		switch {
-		case !n.cfg.ResidualScalars:
+		if !n.cfg.ResidualScalars {
 			l.entered = l.before
-		case n.cfg.Streams == 1:
-			l.entered = n.entered // the backward makes it again
 		}
 	}
 }

@@ -86,15 +86,23 @@ func (f *Forward) Activate(dst *Act, x, weight Ptr, kind Activation, eps float32
 }
 
 type mixRowsArgs struct {
-	rows                                           rowsArgs
-	x, out, left, y, initial, scalars, write, read Ptr
-	streams, perToken, mean, _                     int32
+	rows                                                  rowsArgs
+	x, out, left, y, initial, scalars, prior, write, read Ptr
+	streams, perToken, mean, _                            int32
+}
+
+// ForwardMix is Mix with one more beginning.
+type ForwardMix struct {
+	Mix
+	// Prior [2] are scalars that X has behind it but not in it: with them Prior[0]·X + Prior[1]·Initial
+	// takes the place of X. 0: not.
+	Prior Ptr
 }
 
 // Mix is Ops.Mix and Quantize, with a norm, of what is read: the stream itself, if there is one, and
 // else what m.Read makes of all, or, if there is none, their mean. m.U and m.Mean are not written. With
 // m.Out 0 the streams are not written either. Reading does not depend on the token.
-func (f *Forward) Mix(dst *Act, m *Mix, weight Ptr, eps float32, tokens, streams int) error {
+func (f *Forward) Mix(dst *Act, m *ForwardMix, weight Ptr, eps float32, tokens, streams int) error {
 	a, s, err := f.rows(dst, weight, eps, tokens)
 	switch {
 	case err != nil:
@@ -105,7 +113,7 @@ func (f *Forward) Mix(dst *Act, m *Mix, weight Ptr, eps float32, tokens, streams
 		return fmt.Errorf("cuda: a mixing without a norm behind it")
 	}
 	b := &mixRowsArgs{
-		rows: a, x: m.X, out: m.Out, left: m.Left, y: m.Y, initial: m.Initial, scalars: m.Scalars, write: m.Write, read: m.Read,
+		rows: a, x: m.X, out: m.Out, left: m.Left, y: m.Y, initial: m.Initial, scalars: m.Scalars, prior: m.Prior, write: m.Write, read: m.Read,
 		streams: int32(streams), perToken: int32(m.CoefStride / CoefFloats),
 	}
 	if m.Read == 0 {

@@ -95,6 +95,14 @@ func TestForwardGivesTheBitsOfTheSingleKernels(t *testing.T) {
 				memory := func() cuda.Ptr { return put(t, th, make([]float32, size)) }
 				want, got := [2]cuda.Ptr{memory(), memory()}, [2]cuda.Ptr{memory(), memory()}
 				u := put(t, th, make([]float32, n*x.cols))
+				// Scalars of their own, then the writing: as in one launch.
+				require.NoError(t, o.Mix(cuda.Mix{X: in, Out: want[1], Initial: initial, Scalars: scalars}, n, streams, x.cols))
+				require.NoError(t, o.Mix(cuda.Mix{X: want[1], Out: want[0], Y: y, Write: coefs, Mean: u}, n, streams, x.cols))
+				require.NoError(t, o.RMSNormQuantize(&acts[0], 0, u, weight, 1e-5, n))
+				prior := cuda.ForwardMix{Mix: cuda.Mix{X: in, Out: got[0], Y: y, Write: coefs, Initial: initial}, Prior: scalars}
+				require.NoError(t, f.Mix(&acts[1], &prior, weight, 1e-5, n, streams))
+				same("prior")
+				require.Equal(t, bits(get[float32](t, th, want[0], size)), bits(get[float32](t, th, got[0], size)))
 				for i, m := range []cuda.Mix{
 					{Y: y, Initial: initial, Scalars: scalars, Write: coefs, Read: coefs + 4*cuda.CoefFloats},
 					{Y: y, Write: coefs, Read: coefs + 4*cuda.CoefFloats},
@@ -111,7 +119,7 @@ func TestForwardGivesTheBitsOfTheSingleKernels(t *testing.T) {
 					require.NoError(t, o.Mix(single, n, streams, x.cols))
 					require.NoError(t, o.RMSNormQuantize(&acts[0], 0, u, weight, 1e-5, n))
 					m.Out, m.Left = got[0], got[1]
-					require.NoError(t, f.Mix(&acts[1], &m, weight, 1e-5, n, streams))
+					require.NoError(t, f.Mix(&acts[1], &cuda.ForwardMix{Mix: m}, weight, 1e-5, n, streams))
 					same("mix")
 					for k := range want {
 						require.Equal(t, bits(get[float32](t, th, want[k], size)), bits(get[float32](t, th, got[k], size)), "%d streams, case %d", streams, i)
@@ -132,7 +140,7 @@ func TestForwardRefuses(t *testing.T) {
 		a.Group, a.Cols = 1<<20, 1<<20
 		require.ErrorContains(t, f.Quantize(&a, 0, 0, 0, 4), "fit")
 		a = cuda.Act{Tokens: 4, Cols: 64, Stride: 64, Group: 64}
-		require.ErrorContains(t, f.Mix(&a, &cuda.Mix{}, 1, 0, 4, 3), "streams")
-		require.ErrorContains(t, f.Mix(&a, &cuda.Mix{}, 0, 0, 4, 1), "norm")
+		require.ErrorContains(t, f.Mix(&a, &cuda.ForwardMix{}, 1, 0, 4, 3), "streams")
+		require.ErrorContains(t, f.Mix(&a, &cuda.ForwardMix{}, 0, 0, 4, 1), "norm")
 	})
 }

@@ -198,6 +198,7 @@ struct MixRowsArgs {
 	const float *y;       // [tokens][n]: what the layer function gave, or null
 	const float *initial; // [tokens][n], with scalars
 	const float *scalars; // [2], or null
+	const float *prior;   // [2]: such scalars in front of the writing, or null
 	const Coef *write, *read;
 	int32_t streams, per_token; // per_token: each token has its own write
 	int32_t mean, pad;          // the mean of the streams is what is read
@@ -208,13 +209,15 @@ template <int S> NC_DEVICE void mix_row(float *v, const MixRowsArgs &a, int64_t 
 {
 	const int n = a.rows.n;
 	Coef write = {}, read = {};
-	float s0 = 1, s1 = 0;
+	float s0 = 1, s1 = 0, p0 = 1, p1 = 0;
 	if (S > 1 && a.y)
 		write = a.write[a.per_token ? token : 0];
 	if (S > 1 && !a.mean)
 		read = *a.read;
 	if (a.scalars)
 		s0 = a.scalars[0], s1 = a.scalars[1];
+	if (a.prior)
+		p0 = a.prior[0], p1 = a.prior[1];
 	NC_UNROLLED(unroll 2)
 	for (int i = 4 * lane; i < n; i += 128) {
 		const int64_t at = token * S * n + i, one = token * n + i;
@@ -223,8 +226,11 @@ template <int S> NC_DEVICE void mix_row(float *v, const MixRowsArgs &a, int64_t 
 			now[s] = old[s] = four(a.x + at + (int64_t)s * n);
 		if (a.y)
 			y = four(a.y + one);
-		if (a.scalars)
+		if (a.scalars || a.prior)
 			first = four(a.initial + one);
+		for (int s = 0; a.prior && s < S; s++)
+			for (int k = 0; k < 4; k++)
+				now[s].v[k] = old[s].v[k] = fmaf(p1, first.v[k], p0 * old[s].v[k]);
 		for (int s = 0; a.y && s < S; s++)
 			for (int k = 0; k < 4; k++) {
 				if (S == 1) {

@@ -74,19 +74,22 @@ func (x *Train) Rotate(y Ptr, r *TrainRotation, d Docs) error {
 
 // RotateBack is the backward of Rotate.
 type RotateBack struct {
-	TrainRotation        // X is used with norms only
-	DQ, DK, DV    Ptr    // f32 [n][Heads·HeadDim], [n][KVHeads·HeadDim] twice
-	DYB           Ptr    // bf16 [n][(Heads+2·KVHeads)·HeadDim]: the gradient of X, times the gain of Input
-	Input         Factor // of the stacked projections
-	Partial       Ptr    // of PartialBytes, with norms
+	TrainRotation // X is used with norms only
+	// DQ [n][Heads·HeadDim], DK and DV [n][KVHeads·HeadDim]: float32, or, with HalfD, bfloat16.
+	DQ, DK, DV Ptr
+	HalfD      bool
+	DYB        Ptr    // bf16 [n][(Heads+2·KVHeads)·HeadDim]: the gradient of X, times the gain of Input
+	Input      Factor // of the stacked projections
+	Partial    Ptr    // of PartialBytes, with norms
 }
 
 type rotateBackArgs struct {
 	dq, dk, dv, x, qNorm, kNorm, scale, dyb, partial Ptr
 	turn                                             turnArgs
 	input                                            int8Args
-	tokens                                           int32
+	tokens, half                                     int32
 	eps                                              float32
+	_                                                int32
 }
 
 // RotateBack queues r. With norms it returns the partial sums of the gradients of QNorm and KNorm.
@@ -107,6 +110,6 @@ func (x *Train) RotateBack(r *RotateBack, d Docs) (qNorm, kNorm PartialSum, err 
 	}
 	return qNorm, kNorm, Launch(x.t, k.Kernel, s, &rotateBackArgs{
 		dq: r.DQ, dk: r.DK, dv: r.DV, x: r.X, qNorm: r.QNorm, kNorm: r.KNorm, scale: scaleOf(r.Input.Act), dyb: r.DYB, partial: r.Partial,
-		turn: turn, input: input, tokens: int32(n), eps: r.Eps,
+		turn: turn, input: input, tokens: int32(n), half: flag(r.HalfD), eps: r.Eps,
 	})
 }

@@ -82,9 +82,20 @@ func TestRotateInTraining(t *testing.T) {
 				in := inputsOf(t, th, r, n, dim)
 				dyb := areaOf[uint16](t, th, n*width)
 				parts := [2]*partial{partialOf(t, th, x, r, n, 2*c.dim, c.dim), partialOf(t, th, x, r, n, 2*c.dim, c.dim)}
-				qSum, kSum, err := x.RotateBack(&cuda.RotateBack{
+				back := &cuda.RotateBack{
 					TrainRotation: rot, DQ: put(t, th, dq), DK: put(t, th, dk), DV: put(t, th, dv), DYB: dyb.at, Input: in.factor(), Partial: parts[0].scratch,
-				}, docs)
+				}
+				if c.kv == 1 { // as attention may leave them
+					back.HalfD = true
+					for p, d := range map[*cuda.Ptr][]float32{&back.DQ: dq, &back.DK: dk, &back.DV: dv} {
+						half := halves(set, 1, d)
+						*p = put(t, th, half)
+						for i, h := range half {
+							d[i] = kernels.BF16ToF32(h)
+						}
+					}
+				}
+				qSum, kSum, err := x.RotateBack(back, docs)
 				require.NoError(t, err)
 				in.check(t, set)
 				got = dyb.read(t)

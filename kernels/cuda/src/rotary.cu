@@ -135,7 +135,7 @@ NC_BOUNDED(rotate_train_2, RotateTrainArgs, 256, 4)
 }
 
 struct RotateBackArgs {
-	const float *dq, *dk, *dv;    // [tokens][heads or kv_heads][head_dim]
+	const void *dq, *dk, *dv;     // [tokens][heads or kv_heads][head_dim]
 	const float *x;               // [tokens][heads + 2·kv_heads][head_dim] as in rotate_train, with norms
 	const float *q_norm, *k_norm; // [head_dim], or both null
 	const float *scale;           // [tokens], of the projections' int8 input, or null
@@ -143,8 +143,9 @@ struct RotateBackArgs {
 	float *partial;               // [gridDim.x][2][head_dim] of q_norm and k_norm, with norms
 	Turn turn;
 	Int8 input; // the projections'
-	int32_t tokens;
+	int32_t tokens, half; // half: dq, dk and dv are bfloat16
 	float eps;
+	int32_t reserved;
 };
 
 template <int Chunks> struct RotateBackShared {
@@ -180,9 +181,9 @@ template <int Chunks> NC_DEVICE void rotate_back(const RotateBackArgs &a, Rotate
 		const int head = 2 * pair + half % 2;
 		const bool query = head < t.heads, turned = head < t.heads + t.kv_heads;
 		const int64_t at = (token * count + head) * d;
-		const float *from = query    ? a.dq + (token * t.heads + head) * d
-		                    : turned ? a.dk + (token * t.kv_heads + head - t.heads) * d
-		                             : a.dv + (token * t.kv_heads + head - t.heads - t.kv_heads) * d;
+		const void *from = query ? a.dq : turned ? a.dk : a.dv;
+		const int heads = query ? t.heads : t.kv_heads, of = query ? head : (head - t.heads) % t.kv_heads;
+		const int64_t place = (token * heads + of) * d;
 		float v[Chunks][4], u[Chunks][4];
 		NC_UNROLL
 		for (int k = 0; k < Chunks; k++) {
@@ -192,7 +193,7 @@ template <int Chunks> NC_DEVICE void rotate_back(const RotateBackArgs &a, Rotate
 				v[k][e] = u[k][e] = 0;
 			if (i >= d || head >= count)
 				continue;
-			load4(v[k], from + i);
+			load4_of(v[k], from, a.half, place + i);
 			if (a.q_norm && turned) {
 				load4(u[k], a.x + at + i);
 				if (token + gridDim.x < a.tokens)

@@ -17,9 +17,13 @@
 
 // ------------------------------------------------- streams, graphs, kernels
 
+// A mark is a place in a stream. An event is its last mark; marks stay for those who wait for them.
+struct mark {
+	struct stream *stream;
+	int done;
+};
 struct event {
-	struct stream *stream;   // that it was recorded on last
-	uint64_t recorded, done; // how often
+	struct mark *mark; // null: it was never recorded
 	int device;
 };
 enum { COPY, FILL, LAUNCH, CALL_BACK, RECORD, AWAIT };
@@ -32,8 +36,7 @@ struct work {
 	const char *(*kernel)(const unsigned *, const unsigned *, unsigned, const void *, size_t);
 	const char *(*call)(void *);
 	unsigned grid[3], block[3], shared;
-	struct event *event;
-	uint64_t turn;
+	struct mark *mark;
 	char *args; // aligned to 64
 };
 struct list {
@@ -71,12 +74,12 @@ static void clear(struct list *l)
 	l->n = 0;
 }
 
-static void advance(struct stream *s, const struct event *until, uint64_t turn);
+static void advance(struct stream *s, const struct mark *until);
 
 static void carry_out(struct stream *s, const struct work *w)
 {
 	if (w->kind == RECORD) {
-		w->event->done = w->turn;
+		w->mark->done = 1;
 		return;
 	}
 	if (lost[s->device])
@@ -98,8 +101,8 @@ static void carry_out(struct stream *s, const struct work *w)
 		wrong = w->call(w->args);
 		break;
 	case AWAIT:
-		if (w->event->done < w->turn)
-			advance(w->event->stream, w->event, w->turn);
+		if (!w->mark->done)
+			advance(w->mark->stream, w->mark);
 		break;
 	}
 	if (wrong) {
@@ -108,10 +111,10 @@ static void carry_out(struct stream *s, const struct work *w)
 	}
 }
 
-// advance carries out a stream's work, all of it or until an event is done.
-static void advance(struct stream *s, const struct event *until, uint64_t turn)
+// advance carries out a stream's work, all of it or until a mark is reached.
+static void advance(struct stream *s, const struct mark *until)
 {
-	while (s->next < s->work.n && !(until && until->done >= turn)) {
+	while (s->next < s->work.n && !(until && until->done)) {
 		struct work w = s->work.items[s->next++]; // it may be the turn of others meanwhile
 		carry_out(s, &w);
 	}
@@ -123,7 +126,7 @@ static void advance(struct stream *s, const struct event *until, uint64_t turn)
 static void drain(int device)
 {
 	for (struct stream *s = streams[device]; s; s = s->link)
-		advance(s, NULL, 0);
+		advance(s, NULL);
 }
 
 // stream is the one of this address on the current device, or null.
@@ -147,7 +150,7 @@ static result queue(uintptr_t at, const struct work *w)
 			dice = (uint64_t)env("NC_SEED", 0) * 2 + 0x9E3779B97F4A7C15u;
 		dice ^= dice << 13, dice ^= dice >> 7, dice ^= dice << 17;
 		if (dice >> 40 & 1)
-			advance(s, NULL, 0);
+			advance(s, NULL);
 	}
 	return 0;
 }
@@ -192,7 +195,7 @@ result cuMemcpyDtoHAsync_v2(void *h, uint64_t d, uint64_t n, uintptr_t at)
 		return CAPTURE_UNSUPPORTED;
 	result r = queue(at, &(struct work){.kind = COPY, .to = h, .from = (void *)d, .bytes = n});
 	if (!r && !pinned)
-		advance(s, NULL, 0);
+		advance(s, NULL);
 	return r;
 }
 result cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, uint64_t n, uintptr_t s)
@@ -230,7 +233,7 @@ result cuStreamSynchronize(uintptr_t at)
 		return INVALID_HANDLE;
 	if (s->recording)
 		return CAPTURE_UNSUPPORTED;
-	advance(s, NULL, 0);
+	advance(s, NULL);
 	return lost[s->device];
 }
 result cuStreamQuery(uintptr_t at)
@@ -239,7 +242,7 @@ result cuStreamQuery(uintptr_t at)
 	struct stream *s = stream_of(at);
 	if (!s)
 		return INVALID_HANDLE;
-	advance(s, NULL, 0);
+	advance(s, NULL);
 	return lost[s->device];
 }
 result cuStreamDestroy_v2(uintptr_t at)
@@ -248,7 +251,7 @@ result cuStreamDestroy_v2(uintptr_t at)
 	struct stream *s = stream_of(at);
 	if (!s)
 		return INVALID_HANDLE;
-	advance(s, NULL, 0);
+	advance(s, NULL);
 	struct stream **link = &streams[s->device];
 	while (*link != s)
 		link = &(*link)->link;
@@ -273,8 +276,9 @@ result cuEventRecord(struct event *e, uintptr_t at)
 		return INVALID_HANDLE;
 	if (s->recording)
 		return CAPTURE_UNSUPPORTED;
-	e->stream = s;
-	return queue(at, &(struct work){.kind = RECORD, .event = e, .turn = ++e->recorded});
+	e->mark = calloc(1, sizeof *e->mark);
+	e->mark->stream = s;
+	return queue(at, &(struct work){.kind = RECORD, .mark = e->mark});
 }
 result cuStreamWaitEvent(uintptr_t at, struct event *e, unsigned flags)
 {
@@ -284,21 +288,20 @@ result cuStreamWaitEvent(uintptr_t at, struct event *e, unsigned flags)
 		return INVALID_HANDLE;
 	if (s->recording)
 		return CAPTURE_ISOLATION;
-	return e->recorded == e->done
-			   ? 0
-			   : queue(at, &(struct work){.kind = AWAIT, .event = e, .turn = e->recorded});
+	return e->mark && !e->mark->done ? queue(at, &(struct work){.kind = AWAIT, .mark = e->mark})
+	                                 : 0;
 }
 result cuEventSynchronize(struct event *e)
 {
 	USABLE;
-	if (e->done < e->recorded)
-		advance(e->stream, e, e->recorded);
+	if (e->mark && !e->mark->done)
+		advance(e->mark->stream, e->mark);
 	return lost[e->device];
 }
 result cuEventElapsedTime(float *ms, struct event *from, struct event *to)
 {
 	USABLE;
-	if (from->done != from->recorded || to->done != to->recorded || !from->done || !to->done)
+	if (!from->mark || !from->mark->done || !to->mark || !to->mark->done)
 		return 600; // not ready
 	*ms = 1;
 	return 0;

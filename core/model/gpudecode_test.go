@@ -19,6 +19,11 @@ func TestGPUDecodesByGraphs(t *testing.T) {
 	tm := team.New(1, team.Options{})
 	defer tm.Close()
 	for name, c := range axes() {
+		// One kind goes over the end of a page, which takes the emulation a while.
+		begin := 3
+		if name == "norms" {
+			begin = 62
+		}
 		c.Context = 160
 		m := initModel(t, c, 5, nil)
 		g, err := NewGPU(m, device, image)
@@ -46,8 +51,8 @@ func TestGPUDecodesByGraphs(t *testing.T) {
 				}
 			}
 			step(false, ids[:1], SeqStep{Seq: b, N: 1, Logits: LogitsLast})
-			step(false, ids[:62], SeqStep{Seq: a, N: 62, Logits: LogitsNone})
-			for i := range 4 { // a goes on to its second page
+			step(false, ids[:begin], SeqStep{Seq: a, N: begin, Logits: LogitsNone})
+			for i := range 4 {
 				step(i == 1, []int32{ids[62+i], ids[100+i]}, SeqStep{Seq: a, N: 1, Logits: LogitsLast}, SeqStep{Seq: b, N: 1, Logits: LogitsLast})
 			}
 			step(false, ids[90:91], SeqStep{Seq: a, N: 1, Logits: LogitsLast})

@@ -17,7 +17,11 @@ func (t *Thread) Decode(image Image) (*Decode, error) {
 	err := t.loadKernels(image, "decode", map[string]**Kernel{
 		"mix_quantize": &d.mix, "activate_quantize": &d.activate, "decode_scores": &d.scores, "decode_attention": &d.attention,
 	}, "mix_quantize", "activate_quantize", "decode_attention")
-	return d, err
+	if err != nil {
+		return nil, err
+	}
+	mayBeEarly(d.mix, d.activate, d.scores, d.attention)
+	return d, nil
 }
 
 // Normed is a vector on its way into a product.

@@ -38,6 +38,7 @@ func (t *Thread) Ops(image Image) (*Ops, error) {
 	if err != nil {
 		return nil, err
 	}
+	mayBeEarly(o.quantize, o.gemv, o.embed, o.headFloat, o.headQ8)
 	if err := o.loadHopper(image); err != nil {
 		return nil, err
 	}

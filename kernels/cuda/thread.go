@@ -16,6 +16,7 @@ type Thread struct {
 	modules []handle
 	sources map[string]*Module // loaded, by source
 	pool    pool
+	early   bool             // inside of Early
 	ops     *Ops             // nil until they are loaded
 	blas    *Blas            // nil until it is made
 	host    []unsafe.Pointer // pinned memory
@@ -123,6 +124,7 @@ type Module struct{ handle handle }
 type Kernel struct {
 	name   string
 	handle handle
+	early  bool // it waits by itself for the kernel in front of it
 }
 
 // Load puts compiled kernels (a CUBIN, or PTX that ends with a zero byte) on the device.
@@ -177,6 +179,9 @@ func Launch[A any](t *Thread, k *Kernel, s Shape, args *A) error {
 	// CU_LAUNCH_PARAM_BUFFER_POINTER is 1, _BUFFER_SIZE 2, _END 0.
 	extra := [5]uintptr{1, uintptr(unsafe.Pointer(args)), 2, uintptr(unsafe.Pointer(&size)), 0}
 	pin.Pin(&extra)
+	if t.early && k.early {
+		return t.launchEarly(k, s, unsafe.Pointer(&extra))
+	}
 	return t.check("cuLaunchKernel "+k.name, t.api.Launch(k.handle, s.Grid[0], s.Grid[1], s.Grid[2],
 		s.Block[0], s.Block[1], s.Block[2], s.Shared, t.stream, nil, unsafe.Pointer(&extra)))
 }

@@ -4,6 +4,7 @@
 #include "cache.cuh"
 #include "mix.cuh"
 #include "mma.cuh"
+#include "order.cuh"
 #include "quantize.cuh"
 
 struct MixQuantizeArgs {
@@ -15,6 +16,8 @@ struct MixQuantizeArgs {
 // memory.
 NC_KERNEL(mix_quantize, MixQuantizeArgs)
 {
+	nc_let_next();
+	nc_after_previous();
 	NC_DYNAMIC(float, v);
 	const int64_t token = blockIdx.x;
 	MixArgs m = a.mix;
@@ -41,6 +44,8 @@ struct ActivateQuantizeArgs {
 // Activates and quantises. 4·n bytes of dynamic shared memory.
 NC_KERNEL(activate_quantize, ActivateQuantizeArgs)
 {
+	nc_let_next();
+	nc_after_previous();
 	NC_DYNAMIC(float, v);
 	const int64_t token = blockIdx.x;
 	const float *up = a.up + token * a.ld, *gate = a.gate + token * a.ld;
@@ -177,6 +182,8 @@ NC_DEVICE Sixteen sixteen(const uint8_t *vector, int i, int d, bool int8)
 // sequence. Those behind the token have nothing to do.
 NC_KERNEL(decode_scores, DecodeArgs)
 {
+	nc_let_next();
+	nc_after_previous();
 	NC_SHARED float x[2][256], lanes[2][16], unit;
 	const int tid = (int)threadIdx.x, lane = tid % 32, d = a.cache.head_dim;
 	const int64_t token = blockIdx.z;
@@ -243,6 +250,8 @@ enum {
 // head of one token. Ring pages of a head's values of dynamic shared memory.
 NC_KERNEL(decode_attention, DecodeArgs)
 {
+	nc_let_next();
+	nc_after_previous();
 	NC_DYNAMIC(uint8_t, values);
 	NC_SHARED float p[Chunk * PageLen], tops[Chunk], shrink[Chunk], sums[Chunk];
 	const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32, d = a.cache.head_dim;

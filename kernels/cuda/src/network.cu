@@ -3,6 +3,7 @@
 // processor, to the bit.
 #include "cache.cuh"
 #include "mix.cuh"
+#include "order.cuh"
 
 // ------------------------------------------------------------ embedding, streams
 
@@ -17,6 +18,8 @@ struct EmbedArgs {
 // A block of 256 threads a token.
 NC_KERNEL(embed, EmbedArgs)
 {
+	nc_let_next();
+	nc_after_previous();
 	const int64_t token = blockIdx.x;
 	const uint8_t *row = a.table + a.ids[token] * nc_row_bytes(a.type, a.dim);
 	for (int i = (int)threadIdx.x; i < a.dim; i += 256) {
@@ -265,6 +268,8 @@ NC_DEVICE float capped(float z, float c) { return c > 0 ? c * nc_tanh(z / c) : z
 // Eight rows a block of 128 threads, by gridDim.y tokens; 16 threads go along a row.
 NC_KERNEL(head_float, HeadArgs)
 {
+	nc_let_next();
+	nc_after_previous();
 	const int lane = (int)threadIdx.x % 16;
 	const int64_t row = (int64_t)blockIdx.x * 8 + threadIdx.x / 16;
 	const float *x = a.x + (int64_t)a.tokens[blockIdx.y] * a.cols;
@@ -284,6 +289,8 @@ NC_KERNEL(head_float, HeadArgs)
 // of 32 each.
 NC_KERNEL(head_q8, HeadArgs)
 {
+	nc_let_next();
+	nc_after_previous();
 	const int lane = (int)threadIdx.x % 8;
 	const int64_t row = (int64_t)blockIdx.x * 16 + threadIdx.x / 8, token = a.tokens[blockIdx.y];
 	const uint32_t *q = (const uint32_t *)(a.q + token * a.stride);

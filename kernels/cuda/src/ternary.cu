@@ -1,11 +1,14 @@
 // Quantisation of activations and products with ternary matrices: the results of
 // kernels.Set's RMSNormQuantize, Quantize, TernaryGEMV and TernaryGEMM, to the bit.
 #include "mma.cuh"
+#include "order.cuh"
 #include "quantize.cuh"
 
 // A block of 256 threads a token; 4·n bytes of dynamic shared memory.
 NC_KERNEL(quantize, QuantizeArgs)
 {
+	nc_let_next();
+	nc_after_previous();
 	NC_DYNAMIC(float, v);
 	const int64_t token = blockIdx.x;
 	const float *x = a.x + token * a.n;
@@ -40,6 +43,7 @@ enum { Ahead = 4 };
 
 NC_BOUNDED(ternary_gemv, ProductArgs, 512, 2)
 {
+	nc_let_next();
 	NC_DYNAMIC(int32_t, dots); // [runs or groups][16]
 	const int tid = (int)threadIdx.x, threads = (int)blockDim.x, lane = tid % 32;
 	const int64_t block = blockIdx.x;
@@ -59,6 +63,7 @@ NC_BOUNDED(ternary_gemv, ProductArgs, 512, 2)
 	}
 	for (int i = tid; i < 16 * a.groups; i += threads)
 		scales[i] = nc_half(a.scales[block * a.groups * 16 + i]);
+	nc_after_previous(); // weights are there before; the rest comes from it
 
 	for (int64_t token = blockIdx.y; token < a.tokens; token += gridDim.y) {
 		const uint4 *q = (const uint4 *)(a.q + token * a.stride);

@@ -65,6 +65,7 @@ type devices struct {
 func (d *devices) Kernel() string           { return d.kernel }
 func (d *devices) Params() []optim.Param    { return d.all[0].Params() }
 func (d *devices) Counters() optim.Counters { return d.all[0].Counters() }
+func (d *devices) Detached() bool           { return true }
 
 func (d *devices) Init(seed uint64) {
 	d.all[0].Init(seed)
@@ -89,6 +90,7 @@ func (d *devices) Pull() error {
 	if d.pulled {
 		return nil
 	}
+	d.r.settle() // a checkpoint of the copy may still be on its way
 	if err := d.all[0].Pull(); err != nil {
 		return err
 	}
@@ -193,7 +195,11 @@ func (d *devices) Save(fsys fsx.FS, path string, meta []gguf.KV) error {
 
 func (d *devices) Projections() ([]*kernels.Ternary, error) { return d.all[0].Projections() }
 func (d *devices) StreamCosine() (float64, bool)            { return d.cosine, d.known }
-func (d *devices) State() ([]optim.Tensor, error)           { return d.all[0].Tensors() }
+
+func (d *devices) State() ([]optim.Tensor, error) {
+	d.r.settle() // as in Pull
+	return d.all[0].Tensors()
+}
 
 func (d *devices) Restore(c optim.Counters, tensors []optim.Tensor) error {
 	return d.each(func(_ int, t deviceTrainer) error { return t.Restore(c, tensors) })
@@ -218,6 +224,7 @@ func (d *devices) inUse() int64 { return d.all[0].InUse() }
 func (d *devices) Peak() float64 { return d.rate }
 
 func (d *devices) Close() {
+	d.r.settle()
 	_ = d.each(func(_ int, t deviceTrainer) error { return t.Close() }) // nothing is left to be saved
 }
 

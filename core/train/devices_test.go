@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -241,7 +243,15 @@ func (f *fakeDevice) Evaluate(b *model.TrainBatch) (model.LossSum, error) {
 
 func (f *fakeDevice) Projections() ([]*kernels.Ternary, error) { return nil, f.idle() }
 func (f *fakeDevice) StreamCosine() (float64, bool, error)     { return 0.5, true, f.idle() }
-func (f *fakeDevice) Tensors() ([]optim.Tensor, error)         { return f.opt.Tensors(), f.idle() }
+
+func (f *fakeDevice) Tensors() (list []optim.Tensor, err error) {
+	for _, x := range f.opt.Tensors() {
+		x.Data = slices.Clone(x.Data)
+		list = append(list, x)
+	}
+	return list, f.idle()
+}
+
 func (f *fakeDevice) Restore(c optim.Counters, tensors []optim.Tensor) error {
 	return f.opt.Restore(c, tensors)
 }
@@ -375,4 +385,56 @@ func TestLostDevice(t *testing.T) {
 	other := errors.New("something else")
 	require.Equal(t, other, r.deviceFailed(other))
 	require.NoError(t, r.deviceFailed(nil))
+}
+
+// slowDisk is a disk that keeps those who write a checkpoint waiting until it is opened.
+type slowDisk struct {
+	fsx.FS
+	name string
+	open chan struct{}
+}
+
+func (s slowDisk) MkdirAll(path string, perm fs.FileMode) error {
+	if strings.Contains(path, s.name) {
+		<-s.open
+	}
+	return s.FS.MkdirAll(path, perm)
+}
+
+// On devices the next steps do not wait for the disk that takes a checkpoint, whose state is
+// that of its step all the same.
+func TestSavingBesideSteps(t *testing.T) {
+	dir := prepared(t)
+	c := settings(t, dir, "train.float=true", "train.keep_last=9")
+	whole := fsx.NewCrash(1)
+	_, err := train(t, c, whole)
+	require.NoError(t, err)
+	disk, w := slowDisk{fsx.NewCrash(1), "step-00000005", make(chan struct{})}, &witness{}
+	_, err = train(t, c, disk, onDevices(t, 1, nil), func(o *Options) {
+		o.Observer = w
+		o.Progress = func(p *Progress) {
+			if p.Step == 8 { // three steps later
+				close(disk.open)
+			}
+		}
+	})
+	require.NoError(t, err)
+	require.Less(t, slices.Index(w.calls, "stepped 8 false"), slices.Index(w.calls, "saved 5 true"))
+	require.Less(t, slices.Index(w.calls, "saved 5 true"), slices.Index(w.calls, "saved 10 true"))
+	for _, name := range []string{"step-00000005", "step-00000010", "step-00000012"} {
+		for _, file := range []string{"weights.safetensors", "optimizer.safetensors"} {
+			at := "run/checkpoints/" + name + "/" + file
+			require.True(t, bytes.Equal(readAll(t, whole, at), readAll(t, disk, at)), at)
+		}
+	}
+	// A disk that is full is told, and the run goes on.
+	inner := fsx.NewCrash(1)
+	fault := fsx.NewFault(inner, fsx.FaultOptions{FailAt: 1, Err: syscall.ENOSPC, Only: func(o fsx.Op) bool {
+		return o.Kind == "write" && strings.Contains(o.Path, "00000005")
+	}})
+	var log bytes.Buffer
+	res, err := train(t, c, fault, onDevices(t, 1, nil), func(o *Options) { o.Log = &log })
+	require.NoError(t, err)
+	require.Equal(t, 1, res.Failed)
+	require.Contains(t, log.String(), "warning: step 5: checkpoint not saved")
 }

@@ -44,6 +44,8 @@ type learner interface {
 	// StreamCosine is the mean cosine between the residual streams in the last Step; ok is
 	// false where there is one stream only, or where it was not measured.
 	StreamCosine() (v float64, ok bool)
+	// Detached says that Params, after Pull, and State are copies, which steps do not change.
+	Detached() bool
 	// Counters, State and Restore are the optimizer's.
 	Counters() optim.Counters
 	State() ([]optim.Tensor, error)

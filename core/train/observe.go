@@ -114,12 +114,6 @@ func (r *run) phase(name string, from time.Time) time.Time {
 	return now
 }
 
-// saving tells of a checkpoint.
-func (r *run) saving(path string, err error, from time.Time) {
-	s := &Saving{Step: r.meta.Step, Path: path, Err: err, From: from, To: r.clock.Now()}
-	r.observe(func(o Observer) { o.Saved(s) })
-}
-
 // ended tells everyone that it is over.
 func (r *run) ended(err error) {
 	r.observe(func(o Observer) { o.Ended(&r.result, err) })

@@ -46,6 +46,7 @@ func (p *processor) Init(seed uint64)         { p.net.Init(seed) }
 func (p *processor) Push() error              { return p.net.Refresh() }
 func (p *processor) Pull() error              { return nil }
 func (p *processor) Counters() optim.Counters { return p.opt.Counters() }
+func (p *processor) Detached() bool           { return false }
 func (p *processor) Close()                   {}
 
 // Warm warms caches and threads up, with a few rows.

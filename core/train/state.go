@@ -72,40 +72,14 @@ func (r *run) state() (*checkpoint.State, error) {
 	return s, s.SetMeta(&r.meta)
 }
 
-// save writes a checkpoint. A failure is reported, counted and returned; training can
-// go on.
-func (r *run) save() error {
-	from := r.clock.Now()
-	r.metrics.sync()
-	t := &r.cfg.Train
-	o := checkpoint.Options{KeepLast: t.KeepLast, KeepBest: t.KeepBest}
-	if r.meta.Val != nil && r.meta.ValStep == r.meta.Step {
-		o.Score = float64(r.meta.Val.BPB)
-	}
-	state, err := r.state()
-	path := ""
-	if err == nil {
-		path, err = checkpoint.Save(r.fs, r.checkpoints(), r.meta.Step, state, o)
-	}
-	if err != nil {
-		r.failed++
-		what := "checkpoint not saved"
-		if path != "" {
-			what = "checkpoint saved, but"
-		}
-		r.event(unsaved, "%s: %v", what, err)
-	}
-	r.saving(path, err, from)
-	if path == "" {
-		return err
-	}
-	r.saved, r.result.Checkpoint = r.meta.Step, path
-	return nil
-}
-
 // event reports something that is no anomaly of the numbers.
 func (r *run) event(kind Kind, format string, args ...any) {
-	e := Event{kind, r.meta.Step, fmt.Sprintf(format, args...)}
+	r.eventAt(r.meta.Step, kind, format, args...)
+}
+
+// eventAt is event of a step.
+func (r *run) eventAt(step int, kind Kind, format string, args ...any) {
+	e := Event{kind, step, fmt.Sprintf(format, args...)}
 	r.events = append(r.events, e)
 	r.logf("warning: step %d: %s", e.Step, e.Text)
 }

@@ -135,6 +135,7 @@ type run struct {
 	meta     meta
 	resumed  int
 	saved    int // step of the newest checkpoint, -1: none
+	writing  *writing
 	result   Result
 	events   []Event // since the last line of metrics
 	failed   int     // checkpoints that could not be saved
@@ -182,6 +183,7 @@ func Run(ctx context.Context, cfg *config.Config, o Options) (*Result, error) {
 	case err == nil:
 		err = r.finish(ctx)
 	}
+	r.settle()
 	err = r.deviceFailed(err)
 	r.summarise()
 	r.ended(err)
@@ -249,10 +251,14 @@ func (r *run) complete(ctx context.Context, m *Metrics) (err error) {
 	if m.Val != nil && r.meta.BestStep == m.Step {
 		r.export(bestName)
 	}
-	if every(t.CheckpointEvery) || m.Step == r.total {
-		r.save()
+	r.settled()
+	switch {
+	case m.Step == r.total:
+		_ = r.save() // reported and counted; finish tries again
+	case every(t.CheckpointEvery):
+		r.saveBeside()
 	}
-	if m.Val != nil || r.saved == m.Step {
+	if m.Val != nil || every(t.CheckpointEvery) {
 		// Steps allocate next to nothing, so that the garbage of evaluations and of
 		// saving would stay, and grow to the size of all the rest.
 		runtime.GC()
@@ -340,6 +346,7 @@ func bpb(nats float64, bytes int64) float64 {
 // diverge ends a run that went wrong: its state is saved apart, where no resume takes
 // it by itself, and the newest checkpoint from before stays for good.
 func (r *run) diverge() error {
+	r.settle()
 	err := fmt.Errorf("train: step %d: %w: %d bad steps in a row", r.meta.Step, ErrDiverged, r.detect.s.Streak)
 	if path, _, e := checkpoint.Latest(r.fs, r.checkpoints()); e == nil {
 		if e := checkpoint.Keep(r.fs, path); e != nil {
@@ -359,6 +366,7 @@ func (r *run) diverge() error {
 // stop saves what an interrupted run has.
 func (r *run) stop(ctx context.Context) error {
 	r.metrics.sync()
+	r.settle()
 	if r.saved != r.meta.Step && r.meta.Step > 0 {
 		if err := r.save(); err != nil {
 			return &Error{What: "interrupted, and the state could not be saved", Err: err}

@@ -12,3 +12,8 @@ func (o *Ops) ForceHopper() bool {
 
 // SlowKernels takes the kernels of hopper away.
 func (o *Ops) SlowKernels() { o.hopper = nil }
+
+// PlainGEMM is Ternary of many tokens by mma.sync.
+func (o *Ops) PlainGEMM(dst Ptr, ldd int, w *Ternary, x *Act, tokens int) error {
+	return o.gemmProduct(dst, ldd, w, x, tokens)
+}

@@ -125,6 +125,7 @@ func TestWhatAGraphCannotRecord(t *testing.T) {
 		own := errors.New("its own")
 		_, err = th.Graph(func() error { return own })
 		require.Equal(t, own, err)
+		require.Panics(t, func() { _, _ = th.Graph(func() error { panic("a fault") }) })
 
 		g, err := th.Graph(func() error { return errors.Join(cuda.Upload(th, p, pinned), cuda.DownloadAsync(th, pinned[:4], p+16)) })
 		require.NoError(t, err, "the stream is none the worse")

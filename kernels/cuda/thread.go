@@ -196,8 +196,15 @@ func (t *Thread) Graph(f func() error) (*Graph, error) {
 	if err := t.check("cuStreamBeginCapture", t.api.CaptureBegin(t.stream, relaxed)); err != nil {
 		return nil, err
 	}
-	failed := f()
 	var graph handle
+	ended := false
+	defer func() { // after a panic of f the stream is to be usable
+		if !ended {
+			t.api.CaptureEnd(t.stream, &graph)
+		}
+	}()
+	failed := f()
+	ended = true
 	err := t.check("cuStreamEndCapture", t.api.CaptureEnd(t.stream, &graph))
 	if failed != nil {
 		err = failed

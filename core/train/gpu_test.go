@@ -117,7 +117,8 @@ func TestGPUResume(t *testing.T) {
 	}
 	for name, call := range map[string]string{"in a wait": "cuStreamSynchronize:700:", "in a launch": "cuGraphLaunch:719:"} {
 		t.Run("lost "+name, func(t *testing.T) {
-			fsys, failed := fsx.NewCrash(1), &DeviceError{}
+			var fsys *fsx.Crash
+			failed := &DeviceError{}
 			n := 9
 			if strings.Contains(call, "Stream") {
 				n = 120

@@ -9,10 +9,12 @@ import (
 	"strings"
 
 	"github.com/architehc/nanochat/core/bench"
+	"github.com/architehc/nanochat/core/chat"
 	"github.com/architehc/nanochat/core/config"
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/cuda"
 	"github.com/architehc/nanochat/kernels/team"
 )
 
@@ -173,7 +175,7 @@ func (c *benchmarkCmd) measure(a *app, set *kernels.Set, training *config.Config
 		}
 		o := bench.ModelOptions{
 			Name: filepath.Base(c.Model), Threads: c.Threads, Pin: c.Pin, Prompt: c.Prompt.or0(), Decode: c.Tokens.or0(),
-			KVType: c.kv(), Repeats: c.Repeats, Progress: a.note,
+			KVType: c.kv(), Repeats: c.Repeats, Progress: a.note, GPU: c.onDevice(a),
 			Open: func() (*model.Model, int64, func() error, error) {
 				f, m, err := c.open(set)
 				if err != nil {
@@ -197,6 +199,19 @@ func (c *benchmarkCmd) measure(a *app, set *kernels.Set, training *config.Config
 	}
 	r.Noise = noise()
 	return r, nil
+}
+
+// onDevice puts models where --device says. Why it is not the GPU is said once.
+func (c *benchmarkCmd) onDevice(a *app) func(*model.Model) (*model.GPU, error) {
+	var said bool
+	return func(m *model.Model) (*model.GPU, error) {
+		gpu, why, err := chat.OnDevice(m, c.Device, cuda.FromEnvironment(os.Getenv))
+		if !said {
+			a.onProcessor(why)
+			said = true
+		}
+		return gpu, err
+	}
 }
 
 func (c *benchmarkCmd) open(set *kernels.Set) (*gguf.File, *model.Model, error) {

@@ -50,7 +50,7 @@ func (r *Report) points() []point {
 		ps = append(ps, point{name, "GOPS", Spread{k.GOPS, k.MinGOPS, k.MaxGOPS}, false})
 	}
 	if m := r.Model; m != nil {
-		at := fmt.Sprintf("%s, %d threads", m.Name, m.Threads)
+		at := m.Name + ", " + by(m.Device, m.Threads)
 		ps = append(ps,
 			point{"prefill " + at, "tok/s", Spread{m.Prefill.TokS, m.Prefill.Min, m.Prefill.Max}, false},
 			point{"decode " + at, "tok/s", Spread{m.Decode.TokS, m.Decode.Min, m.Decode.Max}, false},
@@ -59,7 +59,7 @@ func (r *Report) points() []point {
 			point{"resident memory " + at, "MiB", Spread{Median: round(float64(m.RSS) / (1 << 20))}, true})
 	}
 	if s := r.Together; s != nil {
-		at := fmt.Sprintf("%s, %d threads", s.Name, s.Threads)
+		at := s.Name + ", " + by(s.Device, s.Threads)
 		ps = append(ps,
 			point{fmt.Sprintf("%d streams %s", s.Streams, at), "tok/s", s.All, false},
 			point{fmt.Sprintf("%d streams against one %s", s.Streams, at), "times", s.Ratio, false},
@@ -138,4 +138,12 @@ func WriteChanges(w io.Writer, cs []Change) error {
 	t.text(&b)
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// by is what computed, for people.
+func by(device string, threads int) string {
+	if device != "" {
+		return device
+	}
+	return fmt.Sprintf("%d threads", threads)
 }

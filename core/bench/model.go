@@ -36,6 +36,8 @@ type Model struct {
 	KVBytes    int64  `json:"kv_bytes"`
 	Kernel     string `json:"kernel"`
 	Threads    int    `json:"threads"`
+	// Device is the GPU that computes; without one it is "".
+	Device     string `json:"device,omitempty"`
 	Streams    int    `json:"streams"`
 	Parameters int64  `json:"parameters"`
 	// BytesPerToken is the weights that decoding one token reads, and ReadGBs the
@@ -62,6 +64,9 @@ type ModelOptions struct {
 	Name string
 	// Open opens the model.
 	Open Opener
+	// GPU puts the model on a device, which is closed before the model is; it gives nil where the
+	// processor is to compute. A nil GPU is the processor.
+	GPU func(*model.Model) (*model.GPU, error)
 	// Threads is the size of the team; 0 means all cores this process may use.
 	Threads int
 	// Pin binds the workers to CPUs.
@@ -76,6 +81,8 @@ type ModelOptions struct {
 	Repeats int
 	// Progress is told what is being measured, before it is. It may be nil.
 	Progress func(name string)
+
+	on *model.GPU // of the engine
 }
 
 func (o ModelOptions) withDefaults() ModelOptions {
@@ -108,17 +115,57 @@ func (o *ModelOptions) engine() (m *model.Model, size int64, e *infer.Engine, cl
 	if err != nil {
 		return nil, 0, nil, nil, fmt.Errorf("bench: open the model: %w", err)
 	}
-	e, err = infer.New(m, infer.Options{
+	e, closeEngine, err := o.engineOn(m, infer.Options{
 		Threads: o.Threads, Pin: o.Pin, MaxBatch: 1,
 		KVType: o.KVType, NoPrefixCache: true, // every repetition reads its prompt
 	})
 	if err != nil {
-		return nil, 0, nil, nil, errors.Join(fmt.Errorf("bench: %w", err), closeModel())
+		return nil, 0, nil, nil, errors.Join(err, closeModel())
 	}
 	return m, size, e, func() error {
-		e.Close()
+		closeEngine()
 		return closeModel()
 	}, nil
+}
+
+// engineOn makes an engine on the device of o.
+func (o *ModelOptions) engineOn(m *model.Model, e infer.Options) (_ *infer.Engine, closing func(), err error) {
+	if o.GPU != nil {
+		if e.GPU, err = o.GPU(m); err != nil {
+			return nil, nil, fmt.Errorf("bench: %w", err)
+		}
+	}
+	closeDevice := func() {}
+	if e.GPU != nil {
+		closeDevice = e.GPU.Device().Close
+	}
+	engine, err := infer.New(m, e)
+	if err != nil {
+		closeDevice()
+		return nil, nil, fmt.Errorf("bench: %w", err)
+	}
+	o.on = e.GPU
+	return engine, func() {
+		engine.Close()
+		closeDevice()
+	}, nil
+}
+
+// where is the kernels and the device of the engine made last.
+func (o *ModelOptions) where(m *model.Model) (kernel, device string) {
+	if o.on == nil {
+		return m.Set().Name, ""
+	}
+	return "cuda", o.on.Device().Name
+}
+
+// worker is what computes, for people.
+func (o *ModelOptions) worker() string {
+	device := ""
+	if o.on != nil {
+		device = o.on.Device().Name
+	}
+	return by(device, o.Threads)
 }
 
 func (r *Model) measureSpeed(ctx context.Context, o ModelOptions) (err error) {
@@ -127,7 +174,7 @@ func (r *Model) measureSpeed(ctx context.Context, o ModelOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closing()) }()
-	r.describe(m, size, o)
+	r.describe(m, size, &o)
 	prompt, err := fit("prompt", o.Prompt, 512, e.Context())
 	if err != nil {
 		return err
@@ -139,12 +186,12 @@ func (r *Model) measureSpeed(ctx context.Context, o ModelOptions) (err error) {
 
 	var prefills, decodes, ttfts []float64
 	for i := range o.Repeats + 1 {
-		o.Progress(fmt.Sprintf("prefill %d tokens, %d threads", prompt, o.Threads))
+		o.Progress(fmt.Sprintf("prefill %d tokens, %s", prompt, o.worker()))
 		first, err := generate(ctx, e, prompt, 1, m.Config().Vocab)
 		if err != nil {
 			return err
 		}
-		o.Progress(fmt.Sprintf("decode %d tokens, %d threads", decode, o.Threads))
+		o.Progress(fmt.Sprintf("decode %d tokens, %s", decode, o.worker()))
 		rest, err := generate(ctx, e, 1, decode, m.Config().Vocab)
 		if err != nil {
 			return err
@@ -192,9 +239,10 @@ func fit(what string, n, normal, context int) (int, error) {
 }
 
 // describe fills in what needs no measurement.
-func (r *Model) describe(m *model.Model, size int64, o ModelOptions) {
+func (r *Model) describe(m *model.Model, size int64, o *ModelOptions) {
 	c, mem := m.Config(), m.Memory()
-	r.Arch, r.Kernel, r.Streams = m.Arch(), m.Set().Name, c.Streams
+	r.Arch, r.Streams = m.Arch(), c.Streams
+	r.Kernel, r.Device = o.where(m)
 	r.Parameters = c.Params().Total()
 	r.ModelBytes = size
 	if size == 0 {

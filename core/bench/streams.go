@@ -16,6 +16,8 @@ type Streams struct {
 	Name    string `json:"name"`
 	Kernel  string `json:"kernel"`
 	Threads int    `json:"threads"`
+	// Device is the GPU that computes; without one it is "".
+	Device  string `json:"device,omitempty"`
 	Streams int    `json:"streams"`
 	// Tokens is the length of an answer. One stream alone gives One tokens a second, all
 	// together give All; Ratio is All/One of the same repetition.
@@ -59,14 +61,15 @@ func MeasureStreams(ctx context.Context, o StreamsOptions) (r *Streams, err erro
 		return nil, fmt.Errorf("bench: open the model: %w", err)
 	}
 	defer func() { err = errors.Join(err, closing()) }()
-	e, err := infer.New(m, infer.Options{
+	e, closeEngine, err := o.engineOn(m, infer.Options{
 		Threads: o.Threads, Pin: o.Pin, MaxBatch: max(o.Streams, writing+1), KVType: o.KVType, NoPrefixCache: true, Stall: o.Stall,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("bench: %w", err)
+		return nil, err
 	}
-	defer e.Close()
-	r = &Streams{Name: o.Name, Kernel: m.Set().Name, Threads: o.Threads, Streams: o.Streams, Writing: writing}
+	defer closeEngine()
+	kernel, device := o.where(m)
+	r = &Streams{Name: o.Name, Kernel: kernel, Device: device, Threads: o.Threads, Streams: o.Streams, Writing: writing}
 	if r.Prompt, err = fit("prompt", o.Prompt, 512, e.Context()); err != nil {
 		return nil, err
 	}
@@ -75,7 +78,7 @@ func MeasureStreams(ctx context.Context, o StreamsOptions) (r *Streams, err erro
 	}
 	var one, all, ratio, ttft, median, gap, idle []float64
 	for i := range o.Repeats + 1 { // the first is a warm-up
-		o.Progress(fmt.Sprintf("1 and %d streams of %d tokens, %d threads", o.Streams, r.Tokens, o.Threads))
+		o.Progress(fmt.Sprintf("1 and %d streams of %d tokens, %s", o.Streams, r.Tokens, o.worker()))
 		a, err := together(ctx, e, 1, r.Tokens)
 		if err != nil {
 			return nil, err
@@ -223,7 +226,7 @@ func streamsTable(rs []*Streams) *table {
 	t := &table{title: "Streams", header: []string{"<model", "threads", "streams", "one tok/s", "all tok/s", "ratio", "min–max", "writing", "prompt",
 		"first token ms", "gap ms", "largest gap", "min–max", "without a prompt"}}
 	for _, r := range rs {
-		t.add(r.Name, fmt.Sprint(r.Threads), fmt.Sprint(r.Streams), num(r.One.Median), num(r.All.Median), num(r.Ratio.Median), reach(r.Ratio),
+		t.add(r.Name, threads(r.Device, r.Threads), fmt.Sprint(r.Streams), num(r.One.Median), num(r.All.Median), num(r.Ratio.Median), reach(r.Ratio),
 			fmt.Sprint(r.Writing), fmt.Sprint(r.Prompt), num(r.TTFT.Median), num(r.Median.Median), num(r.Gap.Median), reach(r.Gap), num(r.Idle.Median))
 	}
 	return t

@@ -208,10 +208,18 @@ func kernelTable(ks []Kernel) *table {
 	return t
 }
 
+// threads is the number of them, or - where a GPU computes.
+func threads(device string, n int) string {
+	if device != "" {
+		return "-"
+	}
+	return fmt.Sprint(n)
+}
+
 func modelTable(ms []*Model) *table {
 	t := &table{title: "Models", header: []string{"<model", "<kernel", "streams", "threads", "prefill tok/s", "min–max", "decode tok/s", "min–max", "read GB/s", "first token ms", "load ms", "file", "resident", "KV"}}
 	for _, m := range ms {
-		t.add(m.Name, m.Kernel, fmt.Sprint(m.Streams), fmt.Sprint(m.Threads),
+		t.add(m.Name, m.Kernel, fmt.Sprint(m.Streams), threads(m.Device, m.Threads),
 			num(m.Prefill.TokS), reach(Spread{Min: m.Prefill.Min, Max: m.Prefill.Max}),
 			num(m.Decode.TokS), reach(Spread{Min: m.Decode.Min, Max: m.Decode.Max}), num(m.ReadGBs),
 			num(m.TTFT), num(m.Load), size(m.ModelBytes), size(m.RSS), size(m.KVBytes))

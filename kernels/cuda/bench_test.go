@@ -210,4 +210,3 @@ func median(t *testing.T, th *cuda.Thread, n int, f func() error) float64 {
 	slices.Sort(rounds)
 	return rounds[len(rounds)/2]
 }
-

@@ -45,6 +45,10 @@ func TestDevice(t *testing.T) {
 		!strings.Contains(onGPU.stdout, `"kernel": "cuda"`) || !strings.Contains(onGPU.stdout, "Emulated GPU 0") {
 		t.Errorf("exit %d and %d: %s%s%s", onCPU.code, onGPU.code, onCPU.stdout, onGPU.stdout, onGPU.stderr)
 	}
+	if r := runEnv(t, env, "", "benchmark", "tiny.gguf", "--device", "cuda", "--prompt", "5", "--tokens", "3", "--json"); r.code != 0 ||
+		!strings.Contains(r.stdout, `"device": "Emulated GPU 0"`) || !strings.Contains(r.stdout, `"kernel": "cuda"`) {
+		t.Errorf("exit %d, %s%s", r.code, r.stdout, r.stderr)
+	}
 	if r := runEnv(t, env, "", "doctor"); !strings.Contains(r.stdout, "Emulated GPU 0") {
 		t.Errorf("doctor says %q", r.stdout)
 	}

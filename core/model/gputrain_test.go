@@ -45,6 +45,10 @@ func gpuAxes() map[string]config.Model {
 	add("nano", func(c *config.Model) { // all that nano-125m-rust has
 		c.QKNorm, c.SubNorm, c.LogitSoftcap, c.ResidualScalars, c.Group = true, true, 15, true, 128
 	})
+	add("wide", func(c *config.Model) { // the plans of kernels for a layer of nano-125m-rust
+		c.QKNorm, c.SubNorm, c.ResidualScalars, c.Group = true, true, true, 128
+		c.Dim, c.Heads, c.KVHeads, c.HeadDim, c.FFN, c.Layers = 768, 12, 12, 64, 3072, 1
+	})
 	for _, n := range []int{2, 4} {
 		for _, kind := range []string{config.MHCBvN, config.MHCSinkhorn} {
 			for _, dynamic := range []bool{false, true} {
@@ -230,15 +234,28 @@ func TestGPUTrainBits(t *testing.T) {
 				defer g.Close()
 				return g.steps(t, 3, b...)
 			}
+			var timed *GPUTrainer
 			want := run(GPUTrainOptions{}, nil)
 			require.Less(t, want.sums[2].NLL, want.sums[0].NLL)
 			require.Equal(t, want, run(GPUTrainOptions{Graph: true}, nil))
 			require.Equal(t, want, run(GPUTrainOptions{Recompute: true, Micros: 2}, nil))
 			require.Equal(t, want, run(GPUTrainOptions{}, func(g *GPUTrainer) {
 				g.SetTiming(true)
+				timed = g
 				require.NoError(t, g.Stage(b[:1]))
 				require.NoError(t, g.Stage(b)) // takes the place of the first
 			}))
+			names := map[string]bool{}
+			for _, p := range timed.Parts() {
+				names[p.Name] = true
+				require.GreaterOrEqual(t, p.Seconds, 0.0)
+			}
+			require.Len(t, names, int(gpuTimes))
+			for _, name := range partNames {
+				require.Contains(t, names, name)
+			}
+			timed.ClearParts()
+			require.Zero(t, timed.Parts()[partProjections].Seconds)
 		})
 	}
 }
@@ -358,5 +375,39 @@ func TestGPUTrainLossCurve(t *testing.T) {
 		require.InDelta(t, want.NLL/float64(want.Count), got.NLL/float64(got.Count), 0.01, "step %d", i)
 		require.InDelta(t, wantReport.GradNorm, report.GradNorm, 0.1*wantReport.GradNorm, "step %d", i)
 		require.Equal(t, wantReport.Step, report.Step)
+	}
+}
+
+// Gradients are in proportion to the scale of the objective, as small as it may be: no
+// kernel leaves the range of its numbers. A step of half a million tokens has 2^-19.
+func TestGPUTrainScale(t *testing.T) {
+	device, image := gpu(t)
+	for _, name := range []string{"nano", "4 streams sinkhorn true"} {
+		t.Run(name, func(t *testing.T) {
+			c := gpuAxes()[name]
+			tr := newTrainer(t, c, 1, TrainOptions{Tokens: 40})
+			var want [][]float32
+			for _, exponent := range []int{-6, -40} {
+				g := newGPUTrainer(t, c, device, image, GPUTrainOptions{Tokens: 40, SeqLen: 20, Loss: LossOptions{Z: 1e-3}})
+				copyWeights(t, g, tr)
+				_, report, err := g.Step([]*TrainBatch{batchOf(c, 2, 20)}, math.Ldexp(1, exponent))
+				require.NoError(t, err)
+				require.False(t, report.Skipped)
+				got := gradients(t, g)
+				if want == nil {
+					want = got
+					continue
+				}
+				var all, other []float32
+				for i := range got {
+					all = append(all, want[i]...)
+					for _, v := range got[i] {
+						other = append(other, float32(math.Ldexp(float64(v), -6-exponent)))
+					}
+				}
+				d, length := distance(all, other)
+				require.Less(t, d, 1e-4*length)
+			}
+		})
 	}
 }

@@ -177,6 +177,34 @@ func TestSumsInTheOrderOfRanks(t *testing.T) {
 	}
 }
 
+// Since 2.23 the identity of a group goes by its address, before that by value.
+func TestNewerNCCL(t *testing.T) {
+	emulated(t)
+	list, _ := devices(t, "2")
+	dirs, _, _, err := cudatest.Setup(os.Getenv)
+	require.NoError(t, err)
+	lib, err := cuda.OpenNCCL(filepath.Join(dirs[0], cudatest.NewNCCL))
+	require.NoError(t, err)
+	require.Equal(t, filepath.Join(dirs[0], cudatest.NewNCCL, "libnccl.so.2"), lib.Path())
+	g, err := collective.New(list, lib)
+	require.NoError(t, err)
+	for _, err := range each(list, func(rank int, th *cuda.Thread) error {
+		p, err := th.Alloc(8)
+		got := make([]float64, 1)
+		return errors.Join(err, cuda.Upload(th, p, []float64{float64(rank + 1)}), g.AllReduceF64(th, rank, p, 1), cuda.Download(th, got, p), is(got[0] == 3))
+	}) {
+		require.NoError(t, err)
+	}
+	require.NoError(t, g.Close())
+}
+
+func is(ok bool) error {
+	if !ok {
+		return errors.New("another sum")
+	}
+	return nil
+}
+
 // Whatever happens to one member, the others' waiting ends, with the reason.
 func TestMemberThatFailsEndsTheOthersWaiting(t *testing.T) {
 	emulated(t)

@@ -43,8 +43,9 @@ type blasChoice struct {
 
 // Numbers of cublasLt.h, cublas_api.h and library_types.h; they are those of CUDA 12 and 13.
 const (
-	compute32F = 68 // CUBLAS_COMPUTE_32F: float32 operands are not rounded to TF32
-	compute32I = 72
+	compute32F  = 68 // CUBLAS_COMPUTE_32F: float32 operands are not rounded to TF32
+	compute32I  = 72
+	computeTF32 = 77 // CUBLAS_COMPUTE_32F_FAST_TF32
 
 	descTransA = 3 // CUBLASLT_MATMUL_DESC_TRANSA
 	descTransB = 4
@@ -165,6 +166,8 @@ type Product struct {
 	// Alpha and Beta are whole numbers for products of I8, which need TransB and not TransA, and N, K
 	// and the distances of rows in fours. With Beta 0 C is not read.
 	Alpha, Beta float32
+	// TF32 rounds factors of F32 to 11 significant bits, which is several times as fast.
+	TF32 bool
 	// Batch is the number of products, 0 like 1; the matrices of one are StrideA ... after those of the
 	// one before. A stride of 0 is the same matrix again, which D cannot be.
 	Batch                              int
@@ -183,7 +186,7 @@ func (p *Product) String() string {
 type blasKey struct {
 	m, n, k, lda, ldb, ldc, ldd, batch int
 	typeA, typeD                       BlasType
-	transA, transB                     bool
+	transA, transB, tf32               bool
 	strideA, strideB, strideC, strideD int64
 	alignment                          [4]uint32 // of A, B, C, D, as bytes
 }
@@ -255,7 +258,7 @@ func (p *Product) complete() error {
 
 // key is that of a complete product.
 func (p *Product) key() blasKey {
-	k := blasKey{p.M, p.N, p.K, p.LDA, p.LDB, p.LDC, p.LDD, p.Batch, p.TypeA, p.TypeD, p.TransA, p.TransB, p.StrideA, p.StrideB, p.StrideC, p.StrideD, [4]uint32{}}
+	k := blasKey{p.M, p.N, p.K, p.LDA, p.LDB, p.LDC, p.LDD, p.Batch, p.TypeA, p.TypeD, p.TransA, p.TransB, p.TF32 && p.TypeA == BlasF32, p.StrideA, p.StrideB, p.StrideC, p.StrideD, [4]uint32{}}
 	if p.Batch == 1 {
 		k.strideA, k.strideB, k.strideC, k.strideD = 0, 0, 0, 0
 	}
@@ -334,6 +337,8 @@ func (b *Blas) plan(p *Product, k *blasKey) (plan *blasPlan, err error) {
 	compute, scale := int32(compute32F), blasTypes[BlasF32].kind
 	if p.TypeA == BlasI8 {
 		compute, scale = compute32I, blasTypes[BlasI32].kind
+	} else if k.tf32 {
+		compute = computeTF32
 	}
 	if !step("cublasLtMatmulDescCreate", api.DescCreate(&plan.desc, compute, scale)) {
 		return plan, err

@@ -188,6 +188,22 @@ func TestProductThatAddsAFactor(t *testing.T) {
 	})
 }
 
+func TestTF32RoundsFactorsOnlyWhenAskedTo(t *testing.T) {
+	withBlas(t, func(th *cuda.Thread, b *cuda.Blas) {
+		x := make([]float32, 16*16)
+		for i := range x {
+			x[i] = 1 + 0x1p-20
+		}
+		p := cuda.Product{M: 16, N: 16, K: 16, A: put(t, th, x), B: put(t, th, x), D: put(t, th, x), Alpha: 1}
+		require.NoError(t, b.MatMul(&p))
+		require.InDelta(t, 16*(1+0x1p-19), get[float32](t, th, p.D, 1)[0], 0x1p-18)
+		require.NotEqual(t, float32(16), get[float32](t, th, p.D, 1)[0])
+		p.TF32 = true
+		require.NoError(t, b.MatMul(&p))
+		require.Equal(t, float32(16), get[float32](t, th, p.D, 1)[0])
+	})
+}
+
 func TestProductsInAGraph(t *testing.T) {
 	withBlas(t, func(th *cuda.Thread, b *cuda.Blas) {
 		r := rand.New(rand.NewPCG(5, 5))

@@ -207,6 +207,9 @@ func compiler(cc string) (string, error) {
 	return string(out), nil
 }
 
+// NewNCCL is the directory, below that of the other libraries, of an NCCL with what 2.23 has more.
+const NewNCCL = "new-nccl"
+
 // libraries is the directory of the emulated libraries.
 func libraries() (string, error) {
 	home, err := Home()
@@ -214,11 +217,12 @@ func libraries() (string, error) {
 		return "", err
 	}
 	data := filepath.Join(home, "cudatest", "testdata")
-	t := &target{name: "lib"}
+	t := &target{name: "lib", command: [][]string{{"mkdir", "OUT/" + NewNCCL}}}
 	for _, l := range [][]string{
 		{"libcuda.so.1", "libcuda.c", "-ldl", "-lpthread"},
 		{"libcublasLt.so.13", "libcublaslt.c", "-O3", "-ffp-contract=off", "-ldl"},
 		{"libnccl.so.2", "libnccl.c", "-ldl", "-lpthread"},
+		{NewNCCL + "/libnccl.so.2", "libnccl.c", "-ldl", "-lpthread", "-DNEW_NCCL"},
 		{"libnvrtc.so.13", "libnvrtc.c", `-DHOME_OF_HOST="` + filepath.Join(home, "src") + `"`},
 	} {
 		source := filepath.Join(data, l[1])

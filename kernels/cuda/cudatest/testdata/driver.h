@@ -22,8 +22,11 @@ static int connect_driver(void)
 		return 0;
 	snprintf(path, sizeof path - 32, "%s", me.dli_fname);
 	char *slash = strrchr(path, '/');
-	strcpy(slash ? slash + 1 : path, "libcuda.so.1");
-	void *d = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
+	void *d = NULL;
+	for (int up = 0; !d && slash && up < 2; up++) { // beside it, or in the directory above
+		strcpy(slash + 1, up ? "../libcuda.so.1" : "libcuda.so.1");
+		d = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
+	}
 	if (!d)
 		return 0;
 	*(void **)&driver.inside = dlsym(d, "fake_cuda_inside");

@@ -16,7 +16,7 @@ enum {
 	NOT_SUPPORTED = 15
 };
 enum { R32F = 0, R16F = 2, R8I = 3, R32I = 10, R16BF = 14 };
-enum { COMPUTE_32F = 68, COMPUTE_32I = 72 };
+enum { COMPUTE_32F = 68, COMPUTE_32I = 72, COMPUTE_TF32 = 77 };
 
 static int injected(const char *name)
 {
@@ -79,7 +79,8 @@ struct desc {
 int cublasLtMatmulDescCreate(struct desc **d, int compute, int scale)
 {
 	CALL;
-	if (!((compute == COMPUTE_32F && scale == R32F) || (compute == COMPUTE_32I && scale == R32I)))
+	if (!(((compute == COMPUTE_32F || compute == COMPUTE_TF32) && scale == R32F) ||
+	      (compute == COMPUTE_32I && scale == R32I)))
 		return NOT_SUPPORTED;
 	*d = calloc(1, sizeof **d);
 	(*d)->compute = compute, (*d)->scale = scale;
@@ -217,6 +218,8 @@ static int supported(const struct problem *p)
 				   ? 0
 				   : NOT_SUPPORTED;
 	}
+	if (p->desc.compute == COMPUTE_TF32)
+		return a->type == R32F && d->type == R32F ? 0 : NOT_SUPPORTED;
 	if (a->type != R32F && a->type != R16F && a->type != R16BF)
 		return NOT_SUPPORTED;
 	return d->type == R32F || d->type == a->type ? 0 : NOT_SUPPORTED;
@@ -300,6 +303,18 @@ static float load(const char *p, int type, int64_t i)
 	}
 	return ((const float *)p)[i];
 }
+// factor is load as the product sees it: TF32 has 10 bits behind the point.
+static float factor(const struct product *x, const char *p, int type, int64_t i)
+{
+	float f = load(p, type, i);
+	if (x->p.desc.compute == COMPUTE_TF32) {
+		uint32_t u;
+		memcpy(&u, &f, 4);
+		u = (u + 0x1000) & ~0x1fffu;
+		memcpy(&f, &u, 4);
+	}
+	return f;
+}
 static void store(char *p, int type, int64_t i, float f)
 {
 	uint32_t u;
@@ -335,7 +350,7 @@ static void multiply(const struct product *x, int64_t at)
 			if (whole)
 				ia[l * m + i] = ((const int8_t *)a)[from];
 			else
-				fa[l * m + i] = load(a, la->type, from);
+				fa[l * m + i] = factor(x, a, la->type, from);
 		}
 	for (int64_t j = 0; j < n; j++) {
 		memset(sum, 0, (size_t)m * 4);
@@ -346,7 +361,7 @@ static void multiply(const struct product *x, int64_t at)
 				for (int64_t i = 0; i < m; i++)
 					isum[i] += ia[l * m + i] * v;
 			} else {
-				const float v = load(b, lb->type, from);
+				const float v = factor(x, b, lb->type, from);
 				for (int64_t i = 0; i < m; i++)
 					sum[i] += fa[l * m + i] * v;
 			}

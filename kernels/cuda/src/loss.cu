@@ -11,7 +11,7 @@ struct CrossEntropyArgs {
 	uint16_t *dz;   // [tokens][stride]: gradient by the scaled logits times the gain, or null
 	float *results; // [tokens][4]: nll, lse, entropy, objective
 	int32_t vocab, stride;
-	int32_t kept; // columns that stay in shared memory, a multiple of 4 or vocab
+	int32_t kept; // columns that stay in shared memory, a multiple of 4
 	int32_t reserved;
 };
 
@@ -47,102 +47,128 @@ NC_DEVICE float soft(float z, float cap, float inverse_cap)
 	return cap * (size > 0.625f ? signed_large : small);
 }
 
-// logits4 is four logits of a row from column i on, scaled and capped; those from vocab on are any
-// numbers.
-NC_DEVICE void logits4(float v[4], const CrossEntropyArgs &a, const float *row, int i, float scale,
-                       float cap, float inverse_cap)
-{
-	if (i + 4 <= a.vocab && a.stride % 4 == 0) {
-		load4(v, row + i);
-	} else {
-	NC_UNROLL
-		for (int e = 0; e < 4; e++)
-			v[e] = i + e < a.vocab ? row[i + e] : 0.0f;
-	}
-	NC_UNROLL
-	for (int e = 0; e < 4; e++) {
-		v[e] = a.scale ? v[e] * scale : v[e];
-		if (cap != 0)
-			v[e] = soft(v[e], cap, inverse_cap);
-	}
-}
+// Terms are what turns logits into their probabilities' exponents: the token's factor and the cap.
+struct Terms {
+	float scale, cap, inverse_cap;
 
-NC_DEVICE void store_row4(uint16_t *row, int i, int stride, const float v[4])
-{
-	if (stride % 4 == 0) {
-		store4_bf16(row + i, v);
-		return;
+	NC_METHOD float of(float z) const
+	{
+		z = z * scale;
+		return cap != 0 ? soft(z, cap, inverse_cap) : z;
 	}
+};
+
+// load_edge is logits i .. i+3 of a row of n, and zeros beyond.
+NC_DEVICE void load_edge(float v[4], const float *row, int i, int n)
+{
 	NC_UNROLL
 	for (int e = 0; e < 4; e++)
-		if (i + e < stride)
+		v[e] = i + e < n ? row[i + e] : 0.0f;
+}
+
+NC_DEVICE void store_edge(uint16_t *row, int i, int n, const float v[4])
+{
+	NC_UNROLL
+	for (int e = 0; e < 4; e++)
+		if (i + e < n)
 			row[i + e] = nc_to_bf16(v[e]);
 }
 
 // Online is a thread's sums over its logits y so far: of exp(y-top), of exp(y-top)·y, and of y.
 struct Online {
 	float top, sum, weighted, plain;
+
+	// add takes the first count of four.
+	NC_METHOD void add(const float y[4], int count)
+	{
+		float now = top;
+		NC_UNROLL
+		for (int e = 0; e < 4; e++)
+			now = e < count && y[e] > now ? y[e] : now;
+		if (now > top) {
+			const float c = fast_exp(top - now);
+			sum = sum * c, weighted = weighted * c, top = now;
+		}
+		NC_UNROLL
+		for (int e = 0; e < 4; e++) {
+			if (e >= count)
+				continue;
+			const float p = fast_exp(y[e] - top);
+			sum = sum + p;
+			weighted = fmaf(p, y[e], weighted);
+			plain = plain + y[e];
+		}
+	}
 };
 
-NC_DEVICE void online(Online &o, const float y[4], int count)
-{
-	float top = o.top;
-	NC_UNROLL
-	for (int e = 0; e < 4; e++)
-		top = e < count && y[e] > top ? y[e] : top;
-	if (top > o.top) {
-		const float c = fast_exp(o.top - top);
-		o.sum = o.sum * c, o.weighted = o.weighted * c, o.top = top;
-	}
-	NC_UNROLL
-	for (int e = 0; e < 4; e++) {
-		if (e >= count)
-			continue;
-		const float p = fast_exp(y[e] - top);
-		o.sum = o.sum + p;
-		o.weighted = fmaf(p, y[e], o.weighted);
-		o.plain = o.plain + y[e];
-	}
-}
+// Slope is the terms of kernels.lossTerms: what a logit's gradient is made of.
+struct Slope {
+	float top, p, a, b, mean, entropy, share, cap, inverse_cap;
+	int target;
 
-// A block for a token. What is kept of its logits, capped, is dynamic shared memory.
+	NC_METHOD float of(float y, int i) const
+	{
+		const float k = entropy != 0 ? fmaf(entropy, y - mean, a) : a;
+		const float g = fmaf(fast_exp(y - top) * p, k, b) - (i == target ? share : 0.0f);
+		const float t = y * inverse_cap;
+		return cap != 0 ? g * fmaf(-t, t, 1.0f) : g;
+	}
+};
+
+// A block for a token. What is kept of its logits, capped, is dynamic shared memory: each thread reads
+// what it has written.
 NC_BOUNDED(cross_entropy, CrossEntropyArgs, 1024, 1)
 {
 	NC_DYNAMIC(float, kept);
 	NC_SHARED float tops[MaxWarps], slots[3][MaxWarps];
-	const int tid = (int)threadIdx.x, lane = tid % 32, warps = (int)blockDim.x / 32, step = 4 * (int)blockDim.x;
+	const int tid = (int)threadIdx.x, lane = tid % 32, warps = (int)blockDim.x / 32;
+	const int step = 4 * (int)blockDim.x;
 	const int64_t token = blockIdx.x;
 	const float *row = a.logits + token * a.stride;
 	uint16_t *dz = a.dz ? a.dz + token * a.stride : 0;
 	const int target = a.targets[token];
+	// Columns in front of whole go by 16 bytes, those behind it one by one.
+	const int whole = a.stride % 4 == 0 ? a.vocab & ~3 : 0;
 	if (target < 0) {
 		const float none[4] = {0, 0, 0, 0};
-		for (int i = 4 * tid; dz && i < a.stride; i += step)
-			store_row4(dz, i, a.stride, none);
+		for (int i = 4 * tid; dz && i < whole; i += step)
+			store4_bf16(dz + i, none);
+		for (int i = whole + 4 * tid; dz && i < a.stride; i += step)
+			store_edge(dz, i, a.stride, none);
 		if (tid == 0)
 			store4(a.results + 4 * token, none);
 		return;
 	}
-	const float scale = a.scale ? a.scale[token] : 1.0f, cap = a.options[Cap];
-	const float inverse_cap = cap != 0 ? 1.0f / cap : 0.0f;
+	const float cap = a.options[Cap], inverse_cap = cap != 0 ? 1.0f / cap : 0.0f;
+	const Terms terms = {a.scale ? a.scale[token] : 1.0f, cap, inverse_cap};
 	// Not -INFINITY: the difference to a logit of -INFINITY has to be one.
 	Online o = {-0x1.fffffep+127f, 0, 0, 0};
 	enum { Flight = 4 }; // accesses of 16 bytes that a thread has under way
-	for (int base = 4 * tid; base < a.vocab; base += Flight * step) {
+	for (int base = 4 * tid; base < whole; base += Flight * step) {
 		float y[Flight][4];
 		NC_UNROLL
-		for (int k = 0; k < Flight; k++)
-			if (base + k * step < a.vocab)
-				logits4(y[k], a, row, base + k * step, scale, cap, inverse_cap);
+		for (int k = 0; k < Flight; k++) // without a branch, so that all are under way at once
+			load4(y[k], row + (base + k * step < whole ? base + k * step : base));
 		NC_UNROLL
 		for (int k = 0; k < Flight; k++) {
 			const int i = base + k * step;
-			if (i >= a.vocab)
-				continue;
-			if (dz && i < a.kept)
+			if (i >= whole)
+				break;
+			NC_UNROLL
+			for (int e = 0; e < 4; e++)
+				y[k][e] = terms.of(y[k][e]);
+			if (i < a.kept)
 				store4(kept + i, y[k]);
-			online(o, y[k], a.vocab - i);
+			o.add(y[k], 4);
 		}
+	}
+	for (int i = whole + 4 * tid; i < a.vocab; i += step) {
+		float y[4];
+		load_edge(y, row, i, a.vocab);
+		NC_UNROLL
+		for (int e = 0; e < 4; e++)
+			y[e] = terms.of(y[e]);
+		o.add(y, a.vocab - i);
 	}
 	float top = o.top;
 	for (int m = 16; m > 0; m /= 2) {
@@ -172,9 +198,7 @@ NC_BOUNDED(cross_entropy, CrossEntropyArgs, 1024, 1)
 	}
 	const float inverse = 1.0f / sums[0], mean = sums[1] * inverse;
 	const float entropy = a.options[Entropy], smoothing = a.options[Smoothing], z2 = a.options[Z];
-	float right = row[target];
-	right = a.scale ? right * scale : right;
-	right = cap != 0 ? soft(right, cap, inverse_cap) : right;
+	const float right = terms.of(row[target]);
 	if (tid == 0) {
 		const double exact = (double)top + log((double)sums[0]), share = smoothing;
 		const float lse = (float)exact, nll = lse - right, h = lse - mean;
@@ -187,30 +211,34 @@ NC_BOUNDED(cross_entropy, CrossEntropyArgs, 1024, 1)
 	}
 	if (!dz)
 		return;
-	// The terms of kernels.lossTerms.
 	const float factor = a.options[Scale] * (a.scale ? gain_of(a.scale, token) : 1.0f);
-	const float p = inverse * factor, ka = fmaf(2.0f * z2, top + logf(sums[0]), 1.0f);
-	const float kb = -(smoothing / (float)a.vocab) * factor, share = (1.0f - smoothing) * factor;
-	for (int i = 4 * tid; i < a.stride; i += step) {
+	const Slope slope = {
+		top, inverse * factor, fmaf(2.0f * z2, top + logf(sums[0]), 1.0f), -(smoothing / (float)a.vocab) * factor,
+		mean, entropy, (1.0f - smoothing) * factor, cap, inverse_cap, target,
+	};
+	NC_UNROLL_BY(2)
+	for (int i = 4 * tid; i < whole; i += step) {
 		float y[4];
-		if (i >= a.vocab) {
+		if (i < a.kept) {
+			load4(y, kept + i);
+		} else {
+			load4(y, row + i);
 			NC_UNROLL
 			for (int e = 0; e < 4; e++)
-				y[e] = 0;
-		} else if (i < a.kept) {
-			load4(y, kept + i); // what this thread has stored
-		} else {
-			logits4(y, a, row, i, scale, cap, inverse_cap);
+				y[e] = terms.of(y[e]);
 		}
 		NC_UNROLL
-		for (int e = 0; e < 4; e++) {
-			const float k = entropy != 0 ? fmaf(entropy, y[e] - mean, ka) : ka;
-			float g = fmaf(fast_exp(y[e] - top) * p, k, kb) - (i + e == target ? share : 0.0f);
-			const float t = y[e] * inverse_cap;
-			g = cap != 0 ? g * fmaf(-t, t, 1.0f) : g;
-			y[e] = i + e < a.vocab ? g : 0.0f;
-		}
-		store_row4(dz, i, a.stride, y);
+		for (int e = 0; e < 4; e++)
+			y[e] = slope.of(y[e], i + e);
+		store4_bf16(dz + i, y);
+	}
+	for (int i = whole + 4 * tid; i < a.stride; i += step) {
+		float y[4];
+		load_edge(y, row, i, a.vocab);
+		NC_UNROLL
+		for (int e = 0; e < 4; e++)
+			y[e] = i + e < a.vocab ? slope.of(terms.of(y[e]), i + e) : 0.0f;
+		store_edge(dz, i, a.stride, y);
 	}
 }
 

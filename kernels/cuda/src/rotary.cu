@@ -184,22 +184,30 @@ template <int Chunks> NC_DEVICE void rotate_back(const RotateBackArgs &a, Rotate
 		const void *from = query ? a.dq : turned ? a.dk : a.dv;
 		const int heads = query ? t.heads : t.kv_heads, of = query ? head : (head - t.heads) % t.kv_heads;
 		const int64_t place = (token * heads + of) * d;
+		Four raw[Chunks];
 		float v[Chunks][4], u[Chunks][4];
 		NC_UNROLL
 		for (int k = 0; k < Chunks; k++) {
 			const int i = 4 * (lane + 16 * k);
+			raw[k].clear();
 			NC_UNROLL
 			for (int e = 0; e < 4; e++)
-				v[k][e] = u[k][e] = 0;
+				u[k][e] = 0;
 			if (i >= d || head >= count)
 				continue;
-			load4_of(v[k], from, a.half, place + i);
 			if (a.q_norm && turned) {
 				load4(u[k], a.x + at + i);
 				if (token + gridDim.x < a.tokens)
 					ahead(a.x + at + i + (int64_t)gridDim.x * count * d);
 			}
-			store4(x + i, v[k]);
+			raw[k].load(from, a.half, place + i);
+		}
+		NC_UNROLL
+		for (int k = 0; k < Chunks; k++) {
+			const int i = 4 * (lane + 16 * k);
+			raw[k].values(v[k], a.half);
+			if (i < d)
+				store4(x + i, v[k]);
 		}
 		__syncwarp();
 		NC_UNROLL

@@ -226,21 +226,21 @@ NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S, Next> &slots)
 		const float inverse_gain = 1.0f / gain_of(a.scale, token);
 		// base: the streams in front of the scalars, which are what was read where there are none. from and
 		// y: what the next writing had.
+		Four raw[E];
 		float d[E][4], base[S][E][4], dx[S][E][4], initial[E][4], from[S][E][4], y[E][4];
 		NC_UNROLL
 		for (int k = 0; k < E; k++) {
 			const int i = 4 * tid + k * step;
 			NC_UNROLL
 			for (int e = 0; e < 4; e++) {
-				d[k][e] = initial[k][e] = y[k][e] = 0;
+				initial[k][e] = y[k][e] = 0;
 				NC_UNROLL
 				for (int s = 0; s < S; s++)
 					base[s][k][e] = dx[s][k][e] = from[s][k][e] = 0;
 			}
+			raw[k].clear();
 			if (i >= a.dim)
 				continue;
-			if (a.d)
-				load4_of(d[k], a.d, a.half, token * a.dim + i);
 			if (residual)
 				load4(initial[k], a.initial + token * a.dim + i);
 			const float *streams = Mixed ? a.next.x : residual ? a.before : a.x;
@@ -256,6 +256,8 @@ NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S, Next> &slots)
 			}
 			if (Mixed)
 				load4(y[k], a.next.y + token * a.dim + i);
+			if (a.d)
+				raw[k].load(a.d, a.half, token * a.dim + i);
 		}
 		if (Mixed) // as the forward has written them, to the bit
 			NC_UNROLL
@@ -272,7 +274,8 @@ NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S, Next> &slots)
 					}
 		float u[E][4], sums[2] = {0, 0};
 		NC_UNROLL
-		for (int k = 0; k < E; k++)
+		for (int k = 0; k < E; k++) {
+			raw[k].values(d[k], a.half);
 			NC_UNROLL
 			for (int e = 0; e < 4; e++) {
 				float v = 0;
@@ -286,6 +289,7 @@ NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S, Next> &slots)
 				sums[0] = fmaf(v, v, sums[0]);
 				sums[1] = fmaf(d[k][e] * w[k][e], v, sums[1]);
 			}
+		}
 		block_sum(sums, slots.norm, turn);
 		const NormBack n = norm_back(sums, a.dim, a.eps);
 		float passed[N];
@@ -448,7 +452,8 @@ template <int E> NC_DEVICE void last_norm(const LastNormArgs &a, Slots<2> &slots
 				d[k][e] = u[k][e] = 0;
 			if (i >= a.dim)
 				continue;
-			load4_of(d[k], a.d, a.half, token * a.dim + i);
+			Four raw;
+			raw.load(a.d, a.half, token * a.dim + i);
 			load4(u[k], a.x + token * a.streams * a.dim + i);
 			for (int s = 1; s < a.streams; s++) {
 				float v[4];
@@ -457,6 +462,7 @@ template <int E> NC_DEVICE void last_norm(const LastNormArgs &a, Slots<2> &slots
 				for (int e = 0; e < 4; e++)
 					u[k][e] = u[k][e] + v[e];
 			}
+			raw.values(d[k], a.half);
 			NC_UNROLL
 			for (int e = 0; e < 4; e++) {
 				u[k][e] = share * u[k][e];

@@ -47,25 +47,26 @@ NC_DEVICE Slope slope(int kind, float x)
 // Inner is what the backward needs of four values of a token. Without a gate its slope is that of
 // up, which costs less to find again than to keep.
 template <bool Gated> struct Inner {
-	float up[4];
-	Slope gate[4];
+	float up[4], gate[4];
+	Slope slopes[4];
 
 	NC_METHOD void load(const ActivateBackArgs &a, int64_t token, int i)
 	{
 		const float *row = a.rows + token * (Gated ? 2 : 1) * a.ffn + i;
 		load4(up, row);
-		if (!Gated)
-			return;
-		float g[4];
-		load4(g, row + a.ffn);
+		if (Gated)
+			load4(gate, row + a.ffn);
+	}
+	NC_METHOD void activate(int kind)
+	{
 		NC_UNROLL
-		for (int e = 0; e < 4; e++)
-			gate[e] = slope(a.kind, g[e]);
+		for (int e = 0; e < 4 && Gated; e++)
+			slopes[e] = slope(kind, gate[e]);
 	}
 	// activated is the value that the norm has got.
 	NC_METHOD float activated(int e) const
 	{
-		return Gated ? gate[e].value * up[e] : relu2_slope(up[e]).value;
+		return Gated ? slopes[e].value * up[e] : relu2_slope(up[e]).value;
 	}
 	// finish writes dy, from the gradient d of what was activated.
 	NC_METHOD void finish(const ActivateBackArgs &a, int64_t token, int i, float gain, const float d[4]) const
@@ -74,13 +75,13 @@ template <bool Gated> struct Inner {
 		float v[4];
 		NC_UNROLL
 		for (int e = 0; e < 4; e++)
-			v[e] = gain * (d[e] * (Gated ? gate[e].value : relu2_slope(up[e]).derivative));
+			v[e] = gain * (d[e] * (Gated ? slopes[e].value : relu2_slope(up[e]).derivative));
 		store4_bf16(dst, v);
 		if (!Gated)
 			return;
 		NC_UNROLL
 		for (int e = 0; e < 4; e++)
-			v[e] = gain * (d[e] * up[e] * gate[e].derivative);
+			v[e] = gain * (d[e] * up[e] * slopes[e].derivative);
 		store4_bf16(dst + a.ffn, v);
 	}
 	// ahead asks for another token's.
@@ -102,8 +103,11 @@ template <bool Gated> NC_DEVICE void activate_back(const ActivateBackArgs &a)
 		for (int i = 4 * (int)threadIdx.x; i < a.ffn; i += 4 * (int)blockDim.x) {
 			float d[4];
 			Inner<Gated> inner;
-			load4_of(d, a.d, a.half, token * a.ffn + i);
+			Four raw;
 			inner.load(a, token, i);
+			raw.load(a.d, a.half, token * a.ffn + i);
+			raw.values(d, a.half);
+			inner.activate(a.kind);
 			NC_UNROLL
 			for (int e = 0; e < 4; e++)
 				d[e] = d[e] * inverse_gain;
@@ -134,14 +138,15 @@ template <int E, bool Gated> NC_DEVICE void activate_norm_back(const ActivateBac
 	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
 		const float inverse_gain = 1.0f / gain_of(a.scale, token), gain = gain_of(a.in_scale, token);
 		float d[E][4], sums[2] = {0, 0};
+		Four raw[E];
 		Inner<Gated> inner[E];
 		NC_UNROLL
 		for (int k = 0; k < E; k++) {
 			const int i = 4 * tid + k * step;
 			if (i >= a.ffn)
 				continue;
-			load4_of(d[k], a.d, a.half, token * a.ffn + i);
 			inner[k].load(a, token, i);
+			raw[k].load(a.d, a.half, token * a.ffn + i);
 			if (token + gridDim.x < a.tokens)
 				inner[k].ask(a, token + gridDim.x, i);
 		}
@@ -149,6 +154,8 @@ template <int E, bool Gated> NC_DEVICE void activate_norm_back(const ActivateBac
 		for (int k = 0; k < E; k++) {
 			if (4 * tid + k * step >= a.ffn)
 				continue;
+			raw[k].values(d[k], a.half);
+			inner[k].activate(a.kind);
 			NC_UNROLL
 			for (int e = 0; e < 4; e++) {
 				const float u = inner[k].activated(e);
@@ -229,29 +236,33 @@ template <int E> NC_DEVICE void sub_norm_back(const NormBackArgs &a, Slots<2> &s
 	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
 		const float inverse_gain = 1.0f / gain_of(a.scale, token);
 		float d[E][4], u[E][4], sums[2] = {0, 0};
+		Four raw[E];
 		NC_UNROLL
 		for (int k = 0; k < E; k++) {
 			const int i = 4 * tid + k * step;
+			raw[k].clear();
 			NC_UNROLL
 			for (int e = 0; e < 4; e++)
-				d[k][e] = u[k][e] = 0;
+				u[k][e] = 0;
 			if (i >= a.width)
 				continue;
-			load4_of(d[k], a.d, a.half, token * a.width + i);
-			if (!a.weight)
-				continue;
-			load4(u[k], a.x + token * a.width + i);
-			if (token + gridDim.x < a.tokens)
-				ahead(a.x + (token + gridDim.x) * a.width + i);
+			if (a.weight) {
+				load4(u[k], a.x + token * a.width + i);
+				if (token + gridDim.x < a.tokens)
+					ahead(a.x + (token + gridDim.x) * a.width + i);
+			}
+			raw[k].load(a.d, a.half, token * a.width + i);
 		}
 		NC_UNROLL
-		for (int k = 0; k < E; k++)
+		for (int k = 0; k < E; k++) {
+			raw[k].values(d[k], a.half);
 			NC_UNROLL
 			for (int e = 0; e < 4; e++) {
 				d[k][e] = d[k][e] * inverse_gain;
 				sums[0] = fmaf(u[k][e], u[k][e], sums[0]);
 				sums[1] = fmaf(d[k][e] * w[k][e], u[k][e], sums[1]);
 			}
+		}
 		NormBack n = {1, 0};
 		if (a.weight) {
 			block_sum(sums, slots, turn);

@@ -24,6 +24,18 @@ NC_DEVICE void store4(float *p, const float v[4])
 	*(uint4 *)p = q;
 }
 
+// store16 writes 16 bytes at once; the compiler would write what comes out of asm word by word.
+NC_DEVICE void store16(void *p, uint32_t x, uint32_t y, uint32_t z, uint32_t w)
+{
+#ifdef __CUDACC_RTC__
+	asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(x), "r"(y), "r"(z), "r"(w)
+	             : "memory");
+#else
+	const uint4 q = {x, y, z, w};
+	*(uint4 *)p = q;
+#endif
+}
+
 NC_DEVICE void store4_bf16(uint16_t *p, const float v[4])
 {
 	*(uint64_t *)p = nc_pack_bf16(v[0], v[1]) | (uint64_t)nc_pack_bf16(v[2], v[3]) << 32;
@@ -34,21 +46,34 @@ NC_DEVICE void store4_half(uint16_t *p, const float v[4])
 	*(uint64_t *)p = nc_pack_half(v[0], v[1]) | (uint64_t)nc_pack_half(v[2], v[3]) << 32;
 }
 
-// load4_of loads four elements from place i of float32 or, if half is set, bfloat16 numbers.
-NC_DEVICE void load4_of(float v[4], const void *p, int half, int64_t i)
-{
-	if (!half) {
-		load4(v, (const float *)p + i);
-		return;
-	}
-	const uint64_t q = *(const uint64_t *)((const uint16_t *)p + i);
-	NC_UNROLL
-	for (int e = 0; e < 4; e++)
-		v[e] = nc_bf16((uint16_t)(q >> 16 * e));
-}
+// Four is four elements from place i of float32 or, if half is set, bfloat16 numbers, as they were
+// loaded: nothing waits for them before they are asked for their values.
+struct Four {
+	uint32_t r[4];
 
-// ahead asks for what a block's next token has at a place, so that it comes to the cache while this one is
-// worked on: one in eight threads, each 16 bytes away from the last, for a line of 128 bytes.
+	NC_METHOD void load(const void *p, int half, int64_t i)
+	{
+		if (half) {
+			const uint64_t q = *(const uint64_t *)((const uint16_t *)p + i);
+			r[0] = (uint32_t)q, r[1] = (uint32_t)(q >> 32);
+		} else {
+			const uint4 q = *(const uint4 *)((const float *)p + i);
+			r[0] = q.x, r[1] = q.y, r[2] = q.z, r[3] = q.w;
+		}
+	}
+	NC_METHOD void clear() { r[0] = r[1] = r[2] = r[3] = 0; }
+	NC_METHOD void values(float v[4], int half) const
+	{
+		v[0] = __uint_as_float(half ? r[0] << 16 : r[0]);
+		v[1] = __uint_as_float(half ? r[0] & 0xffff0000u : r[1]);
+		v[2] = __uint_as_float(half ? r[1] << 16 : r[2]);
+		v[3] = __uint_as_float(half ? r[1] & 0xffff0000u : r[3]);
+	}
+};
+
+// ahead asks for what a block's next token has at a place, so that it comes to the cache while this
+// one is worked on: one in eight threads, each 16 bytes away from the last, for a line of 128
+// bytes.
 NC_DEVICE void ahead(const float *p)
 {
 #ifdef __CUDACC_RTC__
@@ -89,22 +114,20 @@ NC_DEVICE void widen(const Int8 &a, int64_t token, int me, int threads)
 			for (int b = 0; b < 4; b++)
 				v[4 * w + b] = __uint_as_float(0x4b000000u | (bytes >> 8 * b & 255u)) - 8388736.0f;
 		}
-		if (a.bf16)
-			for (int h = 0; h < 2; h++) {
-				const float *x = v + 8 * h;
-				uint4 r;
-				r.x = nc_pack_bf16(x[0], x[1]), r.y = nc_pack_bf16(x[2], x[3]);
-				r.z = nc_pack_bf16(x[4], x[5]), r.w = nc_pack_bf16(x[6], x[7]);
-				*(uint4 *)(a.bf16 + token * a.cols + i + 8 * h) = r;
-			}
-		if (a.f16)
-			for (int h = 0; h < 2; h++) {
-				const float *x = v + 8 * h;
-				uint4 r;
-				r.x = nc_pack_half(x[0], x[1]), r.y = nc_pack_half(x[2], x[3]);
-				r.z = nc_pack_half(x[4], x[5]), r.w = nc_pack_half(x[6], x[7]);
-				*(uint4 *)(a.f16 + token * a.cols + i + 8 * h) = r;
-			}
+		if (a.bf16) {
+			uint16_t *to = a.bf16 + token * a.cols + i;
+	NC_UNROLL
+			for (int h = 0; h < 16; h += 8)
+				store16(to + h, nc_pack_bf16(v[h], v[h + 1]), nc_pack_bf16(v[h + 2], v[h + 3]),
+				        nc_pack_bf16(v[h + 4], v[h + 5]), nc_pack_bf16(v[h + 6], v[h + 7]));
+		}
+		if (a.f16) {
+			uint16_t *to = a.f16 + token * a.cols + i;
+			NC_UNROLL
+			for (int h = 0; h < 16; h += 8)
+				store16(to + h, nc_pack_half(v[h], v[h + 1]), nc_pack_half(v[h + 2], v[h + 3]),
+				        nc_pack_half(v[h + 4], v[h + 5]), nc_pack_half(v[h + 6], v[h + 7]));
+		}
 	}
 }
 

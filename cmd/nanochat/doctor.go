@@ -157,8 +157,10 @@ type cudaReport struct {
 	Blas     string      `json:"cublaslt,omitempty"`
 	NCCL     string      `json:"nccl,omitempty"`
 	Devices  []cuda.Info `json:"devices,omitempty"`
-	Missing  string      `json:"missing,omitempty"`
-	Hint     string      `json:"hint,omitempty"`
+	// Notices is what the kernels, which are loaded and compared with each other, cannot do on the first device.
+	Notices []string `json:"notices,omitempty"`
+	Missing string   `json:"missing,omitempty"`
+	Hint    string   `json:"hint,omitempty"`
 }
 
 func findCUDA() (r cudaReport) {
@@ -178,6 +180,7 @@ func findCUDA() (r cudaReport) {
 		r.Devices, err = driver.Devices()
 	}
 	if err == nil {
+		r.Notices = checkKernels(cuda.FromEnvironment(os.Getenv))
 		return r
 	}
 	r.Missing = err.Error()
@@ -189,6 +192,26 @@ func findCUDA() (r cudaReport) {
 	return r
 }
 
+// checkKernels loads the kernels on the first device, which compares those for its generation with
+// others, and returns what there is to say of them.
+func checkKernels(s cuda.Setup) (notices []string) {
+	device, image, err := s.Open(0)
+	if err == nil {
+		err = device.Do(func(t *cuda.Thread) error {
+			o, err := t.Ops(image)
+			if err == nil {
+				notices = o.Notices()
+			}
+			return err
+		})
+		device.Close()
+	}
+	if err != nil {
+		notices = append(notices, oneLine(err.Error()))
+	}
+	return notices
+}
+
 func (r *cudaReport) text() string {
 	if r.Missing != "" {
 		return "not used: " + r.Missing
@@ -197,7 +220,11 @@ func (r *cudaReport) text() string {
 	for _, d := range r.Devices {
 		names = append(names, fmt.Sprintf("%s, %s", d.Name, bytesText(int64(d.Memory))))
 	}
-	return fmt.Sprintf("%s; driver for CUDA %s; used with --device cuda", strings.Join(names, "; "), r.Driver)
+	text := fmt.Sprintf("%s; driver for CUDA %s; used with --device cuda", strings.Join(names, "; "), r.Driver)
+	for _, n := range r.Notices {
+		text += "; notice: " + n
+	}
+	return text
 }
 
 // libraries is what was found of the libraries that work with a GPU.

@@ -95,3 +95,33 @@ NC_KERNEL(describe, Args) { *a.dst = nc_descriptor(a.address); }
 		return nil
 	}))
 }
+
+// Kernels for this generation that compute something else are not used, and a notice says so.
+func TestHopperThatIsWrong(t *testing.T) {
+	libraries(t)
+	source, so := filepath.Join(t.TempDir(), "hopper.cu"), filepath.Join(t.TempDir(), "hopper.so")
+	require.NoError(t, os.WriteFile(source, []byte(`
+#include "hopper.cuh"
+struct Args { nc_map map; uint64_t rest[16]; };
+NC_GRID_KERNEL(ternary_wgmma, Args, 384) { }
+NC_GRID_KERNEL(ternary_wgmma_64, Args, 384) { }
+NC_GRID_KERNEL(ternary_wgmma_long, Args, 384) { }
+`), 0o600))
+	require.NoError(t, cudatest.BuildKernel(so, source))
+	v, image := cudatest.Open(t, os.Getenv)
+	defer v.Close()
+	require.NoError(t, v.Do(func(th *cuda.Thread) error {
+		o, err := th.Ops(func(name, arch string) ([]byte, error) {
+			if name == "hopper" {
+				return append([]byte(so), 0), nil
+			}
+			return image(name, arch)
+		})
+		require.NoError(t, err)
+		require.Len(t, o.Notices(), 1)
+		require.Contains(t, o.Notices()[0], "ternary_wgmma computes 0 for row 0 of token 0")
+		require.False(t, o.ForceHopper())
+		gemm(t, th, o, rand.New(rand.NewPCG(1, 2)), 64, 64, 256, 128, 0)
+		return nil
+	}))
+}

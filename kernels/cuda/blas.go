@@ -31,14 +31,14 @@ type blasAPI struct {
 }
 
 // blasAlgo is cublasLtMatmulAlgo_t and blasChoice cublasLtMatmulHeuristicResult_t.
-type blasAlgo struct{ data [8]uint64 }
+type blasAlgo [8]uint64
 
 type blasChoice struct {
 	algo      blasAlgo
 	workspace uint64
 	state     int32
-	waves     float32
-	reserved  [4]int32
+	_         float32 // waves
+	_         [4]int32
 }
 
 // Numbers of cublasLt.h, cublas_api.h and library_types.h; they are those of CUDA 12 and 13.

@@ -17,7 +17,7 @@ type ncclAPI struct {
 	Version    func(v *int32) int32                                                                   `c:"ncclGetVersion"`
 	Text       func(result int32) *byte                                                               `c:"ncclGetErrorString"`
 	Last       func(c handle) *byte                                                                   `c:"ncclGetLastError,optional"` // since 2.13
-	ID         func(id *ncclID) int32                                                                 `c:"ncclGetUniqueId"`
+	ID         func(id *[16]uint64) int32                                                             `c:"ncclGetUniqueId"`
 	Init       func(c *handle, ranks int32, id ncclID, rank int32, config *ncclConfig) int32          `c:"ncclCommInitRankConfig,optional"`   // since 2.14
 	InitByList func(c *handle, ranks, rank, ids int32, id *ncclID, config *ncclConfig) int32          `c:"ncclCommInitRankScalable,optional"` // since 2.23
 	AsyncError func(c handle, result *int32) int32                                                    `c:"ncclCommGetAsyncError"`
@@ -104,7 +104,7 @@ type CommID struct{ id ncclID }
 // NewCommID is that of a new group.
 func (l *NCCL) NewCommID() (CommID, error) {
 	id := new(CommID)
-	err := l.check("ncclGetUniqueId", -1, 0, l.api.ID(&id.id))
+	err := l.check("ncclGetUniqueId", -1, 0, l.api.ID(&id.id.data))
 	return *id, err
 }
 

@@ -28,7 +28,7 @@ var layers = map[string]row{
 	"kernels/team":             {2, []string{"golang.org/x/sys"}},
 	"core/sample":              {2, nil},
 	"kernels/dl":               {1, []string{"github.com/ebitengine/purego"}},
-	"kernels/cuda/cudatest":    {3, nil},
+	"kernels/cuda/cudatest":    {3, []string{"golang.org/x/sys"}},
 	"kernels/cuda":             {2, nil},
 	"kernels/tune":             {3, []string{"golang.org/x/sys"}},
 	"core/ternary":             {1, nil},

@@ -67,7 +67,7 @@ type target struct {
 
 var (
 	building sync.Mutex
-	built    = map[string]string{} // directories, by the name of the target
+	built    sync.Map // directories, by the name of the target
 )
 
 // build returns the directory of a target, built by this process or another if it is not there.
@@ -75,8 +75,8 @@ var (
 func (t *target) build() (string, error) {
 	building.Lock()
 	defer building.Unlock()
-	if dir := built[t.name]; dir != "" {
-		return dir, nil
+	if dir, ok := built.Load(t.name); ok {
+		return dir.(string), nil
 	}
 	root, err := place()
 	if err != nil {
@@ -95,7 +95,7 @@ func (t *target) build() (string, error) {
 			continue
 		}
 		if err == nil {
-			built[t.name] = dir
+			built.Store(t.name, dir)
 		}
 		return dir, err
 	}

@@ -127,7 +127,7 @@ type Comm struct {
 func (t *Thread) Join(lib *NCCL, id CommID, rank, ranks int, made func(*Comm)) error {
 	c := &Comm{lib: lib, device: t.device.Ordinal}
 	made(c)
-	config := &ncclConfig{size: uint64(unsafe.Sizeof(ncclConfig{})), magic: ncclMagic, version: 21400} // calls do not block
+	config := &ncclConfig{size: uint64(unsafe.Sizeof(ncclConfig{})), magic: ncclMagic, version: 21400, blocking: 0}
 	h, v := &c.made, &id.id
 	return c.call("ncclCommInitRank", func() int32 {
 		defer func() { c.handle = *h }()

@@ -150,6 +150,33 @@ func TestGPUResume(t *testing.T) {
 	}
 }
 
+// Momentum in bfloat16 with stochastic rounding comes to the same bits after a stop, too.
+func TestGPUHalfState(t *testing.T) {
+	gpu := onGPU(t)
+	sets := []string{cudaSet, "train.half_state=true", "train.steps=6", "schedule.decay=2", "train.eval_every=0", "optim.head.rule=lion", "optim.head.lr=0.001"}
+	whole, fsys := fsx.NewCrash(1), fsx.NewCrash(1)
+	_, err := train(t, small(t, sets...), whole, gpu)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	o := Options{FS: fsys, Peak: 1e12, Progress: func(p *Progress) {
+		if p.Step == 3 {
+			cancel()
+		}
+	}}
+	gpu(&o)
+	_, err = Run(ctx, small(t, sets...), o)
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = train(t, small(t, sets...), fsys, gpu)
+	require.NoError(t, err)
+	require.Equal(t, weightsOf(t, whole), weightsOf(t, fsys))
+	full := fsx.NewCrash(1)
+	_, err = train(t, small(t, append(sets, "train.half_state=false")...), full, gpu)
+	require.NoError(t, err)
+	require.NotEqual(t, weightsOf(t, whole), weightsOf(t, full))
+	a, b := lines(t, whole), lines(t, full)
+	require.InDelta(t, b[5]["loss"], a[5]["loss"], 0.02)
+}
+
 // Checkpoints of the processor go on on a GPU and the other way round, with a warning.
 func TestGPUInterchange(t *testing.T) {
 	gpu := onGPU(t)

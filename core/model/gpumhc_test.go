@@ -210,6 +210,14 @@ func checkMixing(t *testing.T, g *onGPU, image cuda.Image, set *kernels.Set, m *
 			coefs[i].Read(set, read, m.x[i*width:][:width])
 			require.Equal(t, bitsOf(read), bitsOf(u[i*m.c.Dim:][:m.c.Dim]), "token %d", i)
 		}
+		few := *c // of some tokens, which are spread otherwise
+		few.Coef, few.U = g.put(make([]float32, len(got))), g.put(make([]float32, len(u)))
+		few.Z, few.Inverse = g.put(make([]float32, cuda.MHCLogits*m.tokens)), g.put(make([]float32, m.tokens))
+		n := cuda.FewTokens - 3
+		require.NoError(t, kernel.Coefs(sites, which, &few, n))
+		for _, same := range [][3]int{{int(c.Coef), int(few.Coef), cuda.CoefFloats}, {int(c.U), int(few.U), m.c.Dim}, {int(c.Z), int(few.Z), cuda.MHCLogits}, {int(c.Inverse), int(few.Inverse), 1}} {
+			require.Equal(t, bitsOf(g.get(cuda.Ptr(same[0]), n*same[2])), bitsOf(g.get(cuda.Ptr(same[1]), n*same[2])))
+		}
 		b := &cuda.MHCBackward{X: c.X, DX: g.put(m.dx), Grad: grad, Z: c.Z, Inverse: c.Inverse}
 		require.NoError(t, kernel.Backward(sites, which, b, m.tokens))
 		sameWithin(t, dx, g.get(b.DX, len(dx)), 1e-5, "dx")

@@ -60,5 +60,9 @@ func (d *gpuWork) mix(m cuda.Mix, site, tokens int) error {
 			return err
 		}
 	}
-	return g.mixing.kernels.Coefs(g.mixing.sites, site, &cuda.MHCCoefs{X: m.X, Coef: d.coefs, U: u}, tokens)
+	a := &cuda.MHCCoefs{X: m.X, Coef: d.coefs, U: u}
+	if tokens <= cuda.FewTokens {
+		a.Z, a.Inverse = d.coefZ, d.coefInverse
+	}
+	return g.mixing.kernels.Coefs(g.mixing.sites, site, a, tokens)
 }

@@ -17,6 +17,7 @@ type gpuWork struct {
 	q, k, v, att, y, gate, up    cuda.Ptr // q, k and v, up and gate lie one behind the other
 	in, attOut, ff, finalAct     cuda.Act
 	coefs                        cuda.Ptr // [tokens]Coef, where the mixing depends on the token
+	coefZ, coefInverse           cuda.Ptr // of cuda.FewTokens, see cuda.MHCCoefs
 	logits                       cuda.Ptr
 	logitRoom                    int // rows
 	numbers                      cuda.Ptr
@@ -73,6 +74,10 @@ func (d *gpuWork) allocate(t *cuda.Thread, kinds [3]inputKind, tokens int) (err 
 		if d.coefs, err = d.memory.alloc(t, 4*cuda.CoefFloats*tokens); err != nil {
 			return err
 		}
+		if d.coefZ, err = d.memory.alloc(t, 4*(cuda.MHCLogits+1)*cuda.FewTokens); err != nil {
+			return err
+		}
+		d.coefInverse = d.coefZ + 4*cuda.MHCLogits*cuda.FewTokens
 	}
 	for i, a := range []*cuda.Act{&d.in, &d.attOut, &d.ff} {
 		if *a, err = d.memory.act(t, tokens, kinds[i].cols, kinds[i].group); err != nil {

@@ -2,7 +2,7 @@ package cuda
 
 import "fmt"
 
-// This file queues the kernels of src/mhc.cu. Shapes are those of the kernels; each
+// This file queues the kernels of src/mhc.cu and src/mhc_backward.cu. Shapes are those of the kernels; each
 // structure of arguments has the layout of the one there.
 
 // MHCShape is what all sites of a network have in common: as mhc.Config.
@@ -57,15 +57,21 @@ type MHCSites struct {
 type MHC struct {
 	t *Thread
 
-	prepare, coefs, sums, finish, logitsBack, projectBack, add, cosine *Kernel
+	fewLogits, fewMixings, prepare, coefs, sums, finish, logitsBack, projectBack, add, cosine *Kernel
 }
 
 // MHC loads the kernels.
 func (t *Thread) MHC(image Image) (*MHC, error) {
 	m := &MHC{t: t}
 	err := t.loadKernels(image, "mhc", map[string]**Kernel{
-		"mhc_prepare": &m.prepare, "mhc_coefs": &m.coefs, "mhc_sums": &m.sums, "mhc_finish": &m.finish,
-		"mhc_logits_back": &m.logitsBack, "mhc_project_back": &m.projectBack, "mhc_add": &m.add, "mhc_cosine": &m.cosine,
+		"mhc_prepare": &m.prepare, "mhc_coefs": &m.coefs, "mhc_few_logits": &m.fewLogits, "mhc_few_mixings": &m.fewMixings,
+	}, "mhc_few_logits")
+	if err != nil {
+		return nil, err
+	}
+	err = t.loadKernels(image, "mhc_backward", map[string]**Kernel{
+		"mhc_sums": &m.sums, "mhc_finish": &m.finish, "mhc_logits_back": &m.logitsBack, "mhc_project_back": &m.projectBack, "mhc_add": &m.add,
+		"mhc_cosine": &m.cosine,
 	})
 	if err != nil {
 		return nil, err
@@ -241,7 +247,8 @@ type MHCCoefs struct {
 	X    Ptr // [tokens][Streams·Dim]: the streams
 	Coef Ptr // [tokens]Coef
 	U    Ptr // [tokens][Dim]: what the layer function reads; 0: not wanted
-	// Z [tokens][MHCLogits] and Inverse [tokens] are what Backward needs; 0: not wanted.
+	// Z [tokens][MHCLogits] and Inverse [tokens] are what Backward needs; 0: not wanted. With
+	// them up to FewTokens are faster.
 	Z, Inverse Ptr
 }
 
@@ -252,6 +259,9 @@ type mhcCoefsArgs struct {
 	tokens, _ int32
 }
 
+// FewTokens is how many tokens Coefs spreads over the device by themselves.
+const FewTokens = 16
+
 // Coefs computes the mixing of tokens at a dynamic site, and what is read with it: mhc.Site.Coef
 // and Coef.Read, to the bit.
 func (m *MHC) Coefs(x *MHCSites, site int, c *MHCCoefs, tokens int) error {
@@ -259,7 +269,16 @@ func (m *MHC) Coefs(x *MHCSites, site int, c *MHCCoefs, tokens int) error {
 		return err
 	}
 	a := mhcCoefsArgs{MHCCoefs: *c, site: x.sites[site], kind: x.kind, tokens: int32(tokens)}
-	return Launch(m.t, m.coefs, mhcGrid(ceil(tokens, mhcTile), 1, 256), &a)
+	shared := 8 * ceil(int(x.kind.streams*x.kind.dim), 4) * 4
+	if tokens > FewTokens || c.Z == 0 || c.Inverse == 0 || shared > m.t.device.dynamicShared() {
+		return Launch(m.t, m.coefs, mhcGrid(ceil(tokens, mhcTile), 1, 256), &a)
+	}
+	s := mhcGrid(int(x.kind.logits), tokens, 128)
+	s.Shared = uint32(shared)
+	if err := Launch(m.t, m.fewLogits, s, &a); err != nil {
+		return err
+	}
+	return Launch(m.t, m.fewMixings, mhcGrid(tokens, 1, 256), &a)
 }
 
 func (x *MHCSites) checkSite(site int, dynamic bool, tokens int) error {

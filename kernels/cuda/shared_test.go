@@ -17,7 +17,7 @@ func TestKernelsWithMuchDynamicSharedMemoryHaveLittleOfTheirOwn(t *testing.T) {
 	c := compilerOrSkip(t)
 	for source, names := range map[string]string{
 		"ternary": "quantize ternary_gemv", "decode": "mix_quantize activate_quantize decode_attention",
-		"forward": "quantize_rows activate_rows mix_rows", "loss": "cross_entropy",
+		"forward": "quantize_rows activate_rows mix_rows", "loss": "cross_entropy", "mhc": "mhc_few_logits",
 		"hopper": "ternary_wgmma ternary_wgmma_64 ternary_wgmma_long", "flash": "flash_forward_64 flash_forward_128",
 	} {
 		code, err := c.Compile(source, "sm_90a")

@@ -1,6 +1,5 @@
-// Hyper-connections: the mixing of residual streams from its logits, and the backward of
-// that. Definitions and the order of operations are those of package core/mhc. What is
-// forward has its bits; sums of gradients over tokens are taken in another order.
+// Hyper-connections: the mixing of residual streams from its logits, with the bits of package
+// core/mhc.
 #include "mhc.cuh"
 
 enum {
@@ -10,19 +9,6 @@ enum {
 };
 
 // --------------------------------------------------------------- static mixing
-
-// Site is the parameters of one place where streams are mixed, and what is made of them.
-struct Site {
-	const float *pre, *post, *res, *gate,
-		*proj; // [S], [S], [logits - 2·S]; dynamic: [3], [logits][S·dim]
-	float *g_pre, *g_post, *g_res, *g_gate, *g_proj;
-	Coef *coef; // of a static site
-};
-
-// What all sites of a network have in common.
-struct Kind {
-	int32_t streams, dim, logits, sinkhorn, iterations, reserved;
-};
 
 struct PrepareArgs {
 	const Site *sites;
@@ -159,27 +145,16 @@ NC_DEVICE void tile_product(const CoefsArgs &a, CoefsShared *sh, int64_t first, 
 		}
 }
 
-// gate_of is the number of the gate of logit i.
-NC_DEVICE int gate_of(int i, int streams) { return i / streams < 2 ? i / streams : 2; }
-
-// gated is the logits b + gate·z of one token.
-NC_DEVICE void gated(float *l, const float *z, const Site &site, const Kind &kind)
-{
-	const int n = kind.streams;
-	for (int i = 0; i < kind.logits; i++) {
-		const float b = i < n ? site.pre[i] : i < 2 * n ? site.post[i - n] : site.res[i - 2 * n];
-		l[i] = b + site.gate[gate_of(i, n)] * z[i];
-	}
-}
-
+// read_streams reads count tokens, by 256 threads.
 template <int S>
-NC_DEVICE void read_streams(const CoefsArgs &a, const CoefsShared *sh, int64_t first, int count)
+NC_DEVICE void read_streams(const CoefsArgs &a, const float (*pres)[MaxStreams], int64_t first,
+                            int count)
 {
 	const int dim = a.kind.dim;
 	if (dim % 4 == 0) {
 		for (int i = (int)threadIdx.x; i < count * (dim / 4); i += 256) {
 			const int t = i / (dim / 4), column = i % (dim / 4) * 4;
-			const float *x = a.x + (first + t) * S * dim + column, *pre = sh->pre[t];
+			const float *x = a.x + (first + t) * S * dim + column, *pre = pres[t];
 			Pack<4> in[S], u;
 			for (int s = 0; s < S; s++)
 				in[s] = *(const Pack<4> *)(x + s * dim);
@@ -194,12 +169,27 @@ NC_DEVICE void read_streams(const CoefsArgs &a, const CoefsShared *sh, int64_t f
 	}
 	for (int i = (int)threadIdx.x; i < count * dim; i += 256) {
 		const int t = i / dim, column = i % dim;
-		const float *x = a.x + (first + t) * S * dim + column, *pre = sh->pre[t];
+		const float *x = a.x + (first + t) * S * dim + column, *pre = pres[t];
 		float u = pre[0] * x[0];
 		for (int s = 1; s < S; s++)
 			u = fmaf(pre[s], x[s * dim], u);
 		a.u[(first + t) * dim + column] = u;
 	}
+}
+
+// token_mixing computes the mixing of a token from its z, and leaves that for reading in pre too.
+NC_DEVICE void token_mixing(const CoefsArgs &a, int64_t token, const float *z, float *pre)
+{
+	float l[MaxLogits];
+	gated(l, z, a.site, a.kind);
+	Coef c;
+	if (a.kind.streams == 2)
+		mixing<2>(&c, l, a.kind.sinkhorn, a.kind.iterations);
+	else
+		mixing<4>(&c, l, a.kind.sinkhorn, a.kind.iterations);
+	a.coef[token] = c;
+	for (int s = 0; s < MaxStreams; s++)
+		pre[s] = c.pre[s];
 }
 
 // A block of 256 threads for 16 tokens: their norms, the projection, the mixing, and what the layer
@@ -232,16 +222,7 @@ NC_KERNEL(mhc_coefs, CoefsArgs)
 		tile_product<4>(a, &sh, first, count);
 	__syncthreads();
 	if (tid < count) {
-		float l[MaxLogits];
-		gated(l, sh.z[tid], a.site, a.kind);
-		Coef c;
-		if (a.kind.streams == 2)
-			mixing<2>(&c, l, a.kind.sinkhorn, a.kind.iterations);
-		else
-			mixing<4>(&c, l, a.kind.sinkhorn, a.kind.iterations);
-		a.coef[first + tid] = c;
-		for (int s = 0; s < MaxStreams; s++)
-			sh.pre[tid][s] = c.pre[s];
+		token_mixing(a, first + tid, sh.z[tid], sh.pre[tid]);
 		if (a.inverse)
 			a.inverse[first + tid] = sh.inverse[tid];
 	}
@@ -252,304 +233,88 @@ NC_KERNEL(mhc_coefs, CoefsArgs)
 		return;
 	__syncthreads();
 	if (a.kind.streams == 2)
-		read_streams<2>(a, &sh, first, count);
+		read_streams<2>(a, sh.pre, first, count);
 	else
-		read_streams<4>(a, &sh, first, count);
+		read_streams<4>(a, sh.pre, first, count);
 }
 
-// -------------------------------------------------------------------- backward
-
-struct SumsArgs {
-	const float *g;  // [tokens][width]
-	const float *z;  // [tokens][MaxLogits], or null
-	double *partial; // [gridDim.x][2][MaxLogits]: of the columns of g, and of g·z
-	int32_t tokens, width;
-};
-
-enum { SumTokens = 256 };
-
-// Sums of columns: a block of 256 threads, a warp a token, for 256 tokens.
-NC_KERNEL(mhc_sums, SumsArgs)
+// For few tokens, where one block would go along all of W alone: a block of 128 threads for one
+// logit, blockIdx.x, of one token. 8·S·dim bytes of dynamic shared memory: the state and the row of
+// W, all of which are on their way at once.
+NC_KERNEL(mhc_few_logits, CoefsArgs)
 {
-	NC_SHARED double sums[8][2][MaxLogits];
-	const int column = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-	const int64_t first = (int64_t)blockIdx.x * SumTokens;
-	const int64_t last = first + SumTokens < a.tokens ? first + SumTokens : a.tokens;
-	double sum = 0, product = 0;
-	for (int64_t t = first + warp; column < a.width && t < last; t += 8) {
-		const double g = (double)a.g[t * a.width + column];
-		sum = sum + g;
-		if (a.z)
-			product = product + g * (double)a.z[t * MaxLogits + column];
+	NC_DYNAMIC(Pack<4>, rows);
+	NC_SHARED float inverse;
+	const int tid = (int)threadIdx.x, n = a.kind.streams * a.kind.dim, logit = (int)blockIdx.x;
+	const int64_t token = blockIdx.y;
+	const int quads = (n + 3) / 4;
+	for (int i = tid; i < quads; i += 128) {
+		rows[i] = four(a.x + token * n, 4 * i, n);
+		rows[quads + i] = four(a.site.proj + (int64_t)logit * n, 4 * i, n);
 	}
-	sums[warp][0][column] = sum;
-	sums[warp][1][column] = product;
 	__syncthreads();
-	if (warp >= 2)
+	if (tid >= 32)
 		return;
-	sum = 0;
-	for (int w = 0; w < 8; w++)
-		sum = sum + sums[w][warp][column];
-	a.partial[((int64_t)blockIdx.x * 2 + warp) * MaxLogits + column] = sum;
-}
-
-struct FinishArgs {
-	const double *partial; // [blocks][2][MaxLogits]
-	float *tape;
-	Site site;
-	Kind kind;
-	int32_t blocks, dynamic;
-};
-
-// The gradients of a static site's logits from the sums of its mixing's, and those of a dynamic
-// one's biases and gates from the sums of its logits': one block of 256 threads.
-NC_KERNEL(mhc_finish, FinishArgs)
-{
-	NC_SHARED double parts[4][2 * MaxLogits], sums[2 * MaxLogits], dl[MaxLogits];
-	const int tid = (int)threadIdx.x, column = tid % (2 * MaxLogits), part = tid / (2 * MaxLogits);
-	const int each = (a.blocks + 3) / 4;
-	double sum = 0;
-	for (int b = part * each; b < (part + 1) * each && b < a.blocks; b++)
-		sum = sum + a.partial[(int64_t)b * 2 * MaxLogits + column];
-	parts[part][column] = sum;
-	__syncthreads();
-	if (tid < 2 * MaxLogits)
-		sums[tid] = ((parts[0][tid] + parts[1][tid]) + parts[2][tid]) + parts[3][tid];
-	__syncthreads();
-	const int n = a.kind.streams;
-	if (tid == 0 && !a.dynamic) {
-		float l[MaxLogits];
-		double d[MaxLogits];
-		for (int i = 0; i < n; i++) {
-			l[i] = a.site.pre[i];
-			l[n + i] = a.site.post[i];
-		}
-		for (int i = 2 * n; i < a.kind.logits; i++)
-			l[i] = a.site.res[i - 2 * n];
-		const Tape tape = {a.tape, 1};
-		if (n == 2)
-			logits_back<2>(d, sums, sums + MaxStreams, sums + 2 * MaxStreams, l, a.kind.sinkhorn,
-			               a.kind.iterations, tape);
-		else
-			logits_back<4>(d, sums, sums + MaxStreams, sums + 2 * MaxStreams, l, a.kind.sinkhorn,
-			               a.kind.iterations, tape);
-		for (int i = 0; i < a.kind.logits; i++)
-			dl[i] = d[i];
-	} else if (a.dynamic && tid < a.kind.logits) {
-		dl[tid] = sums[tid];
-	}
-	__syncthreads();
-	if (tid < a.kind.logits) {
-		float *to = tid < n       ? a.site.g_pre + tid
-		            : tid < 2 * n ? a.site.g_post + tid - n
-		                          : a.site.g_res + tid - 2 * n;
-		*to = *to + (float)dl[tid];
-	}
-	if (a.dynamic && tid < 3) {
-		sum = 0;
-		for (int i = 0; i < a.kind.logits; i++)
-			if (gate_of(i, n) == tid)
-				sum = sum + sums[MaxLogits + i];
-		a.site.g_gate[tid] = a.site.g_gate[tid] + (float)sum;
-	}
-}
-
-struct LogitsBackArgs {
-	const Coef *grad; // [tokens]
-	const float *z;   // [tokens][MaxLogits]
-	float *dl;        // [tokens][MaxLogits], 0 behind the logits
-	float *along;     // [tokens]: Σ gate·dl·z / (S·dim), see mhc_project_back
-	float *tape;      // [steps][S][gridDim.x·128], of Sinkhorn
-	Site site;
-	Kind kind;
-	int32_t tokens, reserved;
-};
-
-// The gradient of the logits of dynamic sites: a thread a token; blocks of 128 threads go on
-// with later tokens, for the tapes need room.
-NC_KERNEL(mhc_logits_back, LogitsBackArgs)
-{
-	const int64_t thread = (int64_t)blockIdx.x * 128 + threadIdx.x, all = (int64_t)gridDim.x * 128;
-	const int n = a.kind.streams;
-	for (int64_t t = thread; t < a.tokens; t += all) {
-		float l[MaxLogits];
-		double dl[MaxLogits], d[2 * MaxStreams + MaxStreams * MaxStreams];
-		const float *z = a.z + t * MaxLogits, *grad = (const float *)(a.grad + t);
-		gated(l, z, a.site, a.kind);
-		for (int i = 0; i < 2 * MaxStreams + MaxStreams * MaxStreams; i++)
-			d[i] = (double)grad[i];
-		const Tape tape = {a.tape + thread, all};
-		if (n == 2)
-			logits_back<2>(dl, d, d + MaxStreams, d + 2 * MaxStreams, l, a.kind.sinkhorn,
-			               a.kind.iterations, tape);
-		else
-			logits_back<4>(dl, d, d + MaxStreams, d + 2 * MaxStreams, l, a.kind.sinkhorn,
-			               a.kind.iterations, tape);
-		double along = 0;
-		for (int i = 0; i < MaxLogits; i++) {
-			float v = 0;
-			if (i < a.kind.logits) {
-				v = (float)dl[i];
-				along = along + (double)(v * a.site.gate[gate_of(i, n)]) * (double)z[i];
-			}
-			a.dl[t * MaxLogits + i] = v;
-		}
-		a.along[t] = (float)(along / (double)(n * a.kind.dim));
-	}
-}
-
-struct ProjectBackArgs {
-	const float *x; // [tokens][S·dim]
-	float *dx;      // [tokens][S·dim], added to
-	const float *dl, *along, *inverse;
-	float *partial; // [gridDim.y][8·R][S·dim]
-	Site site;
-	Kind kind;
-	int32_t tokens, each; // tokens that a block takes
-};
-
-// project_back is the backward of z = W·norm(x): a thread has one column of W and of its
-// gradient in registers, 16·R floats, and goes along the tokens, whose logits' gradients all
-// threads read in shared memory at the same time. With dz = gate·dl and y = norm(x),
-//
-//	dW += dz·yᵀ    dx += (Wᵀ·dz - y·(Σ dz·z)/n)/rms(x)
-//
-// for Wᵀ·dz · y is Σ dz·z.
-template <int R>
-NC_DEVICE void project_back(const ProjectBackArgs &a, Pack<4> *dz, float *inverse, float *along)
-{
-	enum { Rows = 8 * R, Ahead = 4 };
-	const int tid = (int)threadIdx.x, n = a.kind.streams * a.kind.dim;
-	const int column = (int)blockIdx.x * 128 + tid, logits = a.kind.logits;
-	const bool inside = column < n;
-	float w[Rows], sum[Rows];
-	for (int l = 0; l < Rows; l++) {
-		w[l] = inside && l < logits ? a.site.proj[(int64_t)l * n + column] : 0;
-		sum[l] = 0;
-	}
-	const int64_t first = (int64_t)blockIdx.y * a.each;
-	const int64_t last = first + a.each < a.tokens ? first + a.each : a.tokens;
-	for (int64_t base = first; base < last; base += TokenTile) {
-		const int count = last - base < TokenTile ? (int)(last - base) : (int)TokenTile;
-		__syncthreads();
-		for (int i = tid; i < TokenTile * Rows; i += 128) {
-			const int t = i / Rows, l = i % Rows;
-			float v = 0;
-			if (t < count && l < logits)
-				v = a.dl[(base + t) * MaxLogits + l] * a.site.gate[gate_of(l, a.kind.streams)];
-			((float *)dz)[i] = v;
-		}
-		if (tid < count) {
-			inverse[tid] = a.inverse[base + tid];
-			along[tid] = a.along[base + tid];
-		}
-		__syncthreads();
-		for (int t = 0; inside && t < count; t += Ahead) {
-			float x[Ahead], dx[Ahead];
-			for (int k = 0; k < Ahead; k++) {
-				const int64_t at = (base + (t + k < count ? t + k : t)) * n + column;
-				x[k] = a.x[at];
-				dx[k] = a.dx[at];
-			}
-			for (int k = 0; k < Ahead; k++) {
-				if (t + k >= count)
-					break;
-				const float scale = inverse[t + k], y = x[k] * scale;
-				float g = 0;
-				for (int l = 0; l < Rows; l += 4) {
-					const Pack<4> d = dz[((t + k) * Rows + l) / 4];
-					for (int j = 0; j < 4; j++) {
-						g = fmaf(d.v[j], w[l + j], g);
-						sum[l + j] = fmaf(d.v[j], y, sum[l + j]);
-					}
-				}
-				a.dx[(base + t + k) * n + column] = fmaf(fmaf(-along[t + k], y, g), scale, dx[k]);
-			}
-		}
-	}
-	for (int l = 0; inside && l < Rows; l++)
-		a.partial[((int64_t)blockIdx.y * Rows + l) * n + column] = sum[l];
-}
-
-// Blocks of 128 threads: columns by ranges of tokens.
-NC_KERNEL(mhc_project_back, ProjectBackArgs)
-{
-	NC_SHARED Pack<4> dz[TokenTile * MaxLogits / 4];
-	NC_SHARED float inverse[TokenTile], along[TokenTile];
-	if (a.kind.logits <= 8)
-		project_back<1>(a, dz, inverse, along);
-	else if (a.kind.logits <= 24)
-		project_back<3>(a, dz, inverse, along);
-	else
-		project_back<4>(a, dz, inverse, along);
-}
-
-struct AddArgs {
-	float *dst;           // [n]
-	const float *partial; // [count][stride]
-	int64_t n, stride;
-	int32_t count, reserved;
-};
-
-// dst += the partial sums, in order: blocks of 256 threads.
-NC_KERNEL(mhc_add, AddArgs)
-{
-	const int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x;
-	if (i >= a.n)
-		return;
+	// The 16 lanes of the canonical sums; the other half of the warp does the same.
+	const float *x = (const float *)rows, *w = x + 4 * quads;
+	const int lane = tid % 16;
 	float s = 0;
-	for (int p = 0; p < a.count; p++)
-		s = s + a.partial[p * a.stride + i];
-	a.dst[i] = a.dst[i] + s;
+	int i = lane;
+	for (; i + 7 * 16 < n; i += 8 * 16) {
+		float v[8]; // read ahead of the sums, which wait for each other
+		for (int j = 0; j < 8; j++)
+			v[j] = x[i + 16 * j];
+		for (int j = 0; j < 8; j++)
+			s = fmaf(v[j], v[j], s);
+	}
+	for (; i < n; i += 16)
+		s = fmaf(x[i], x[i], s);
+	if (n % 16 != 0 && lane >= n % 16)
+		s = s + 0.0f;
+	for (int m = 8; m > 0; m /= 2)
+		s = s + nc_shuffle_xor(s, m);
+	if (tid == 0)
+		inverse = 1.0f / sqrtf(s / (float)n + 1e-6f);
+	__syncwarp();
+	const float scale = inverse;
+	s = 0;
+	for (i = lane; i + 7 * 16 < n; i += 8 * 16) {
+		float v[8], y[8];
+		for (int j = 0; j < 8; j++) {
+			v[j] = w[i + 16 * j];
+			y[j] = x[i + 16 * j] * scale;
+		}
+		for (int j = 0; j < 8; j++)
+			s = fmaf(v[j], y[j], s);
+	}
+	for (; i < n; i += 16)
+		s = fmaf(w[i], x[i] * scale, s);
+	if (n % 16 != 0 && lane >= n % 16)
+		s = s + 0.0f;
+	for (int m = 8; m > 0; m /= 2)
+		s = s + nc_shuffle_xor(s, m);
+	if (tid == 0)
+		a.z[token * MaxLogits + logit] = s;
+	if (logit > 0)
+		return;
+	if (tid == 0)
+		a.inverse[token] = scale;
+	if (tid >= a.kind.logits)
+		a.z[token * MaxLogits + tid] = 0;
 }
 
-// -------------------------------------------------------------------- statistics
-
-struct CosineArgs {
-	double *dst;    // [gridDim.x]
-	const float *x; // [tokens][streams][dim]
-	int32_t dim, streams, step, reserved;
-};
-
-// The mean cosine between pairs of the streams of every step-th token, as mhc.Similarity: a block
-// of 256 threads a token.
-NC_KERNEL(mhc_cosine, CosineArgs)
+// The rest of it: a block of 256 threads a token.
+NC_KERNEL(mhc_few_mixings, CoefsArgs)
 {
-	NC_SHARED double parts[8][10];
-	const int tid = (int)threadIdx.x, n = a.streams;
-	const float *x = a.x + (int64_t)blockIdx.x * a.step * n * a.dim;
-	double gram[10]; // of streams i ≥ j at i·(i+1)/2 + j
-	for (int k = 0; k < 10; k++)
-		gram[k] = 0;
-	for (int c = tid; c < a.dim; c += 256) {
-		double v[MaxStreams];
-		for (int s = 0; s < MaxStreams; s++)
-			v[s] = s < n ? (double)x[(int64_t)s * a.dim + c] : 0;
-		for (int i = 0; i < MaxStreams; i++)
-			for (int j = 0; j <= i; j++)
-				gram[i * (i + 1) / 2 + j] = gram[i * (i + 1) / 2 + j] + v[i] * v[j];
-	}
-	NC_UNROLL
-	for (int k = 0; k < 10; k++) {
-		for (int m = 16; m > 0; m /= 2)
-			gram[k] = gram[k] + nc_shuffle_xor(gram[k], m);
-		if (tid % 32 == 0)
-			parts[tid / 32][k] = gram[k];
-	}
-	__syncthreads();
-	if (tid > 0)
+	NC_SHARED float pre[1][MaxStreams];
+	const int64_t token = blockIdx.x;
+	if (threadIdx.x == 0)
+		token_mixing(a, token, a.z + token * MaxLogits, pre[0]);
+	if (!a.u)
 		return;
-	for (int k = 0; k < 10; k++) {
-		gram[k] = parts[0][k];
-		for (int w = 1; w < 8; w++)
-			gram[k] = gram[k] + parts[w][k];
-	}
-	double sum = 0;
-	for (int i = 1; i < n; i++)
-		for (int j = 0; j < i; j++) {
-			const double d = sqrt(gram[i * (i + 3) / 2] * gram[j * (j + 3) / 2]);
-			if (d > 0)
-				sum = sum + gram[i * (i + 1) / 2 + j] / d;
-		}
-	a.dst[blockIdx.x] = sum / (double)(n * (n - 1) / 2);
+	__syncthreads();
+	if (a.kind.streams == 2)
+		read_streams<2>(a, pre, token, 1);
+	else
+		read_streams<4>(a, pre, token, 1);
 }

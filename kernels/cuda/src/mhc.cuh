@@ -5,6 +5,19 @@
 
 enum { MaxLogits = 2 * MaxStreams + 24 }; // also the floats between the logits of tokens
 
+// Site is the parameters of one place where streams are mixed, and what is made of them.
+struct Site {
+	const float *pre, *post, *res, *gate,
+		*proj; // [S], [S], [logits - 2·S]; dynamic: [3], [logits][S·dim]
+	float *g_pre, *g_post, *g_res, *g_gate, *g_proj;
+	Coef *coef; // of a static site
+};
+
+// What all sites of a network have in common.
+struct Kind {
+	int32_t streams, dim, logits, sinkhorn, iterations, reserved;
+};
+
 // ------------------------------------------------------------- from logits to mixing
 
 // Permutation p of 4 in lexicographic order puts perm[p][i] at place i.
@@ -246,5 +259,18 @@ NC_DEVICE void logits_back(double *dl, const double *pre, const double *post, co
 		for (int j = 0; j < S; j++)
 			d[S * i + j] = g[i][j];
 		softmax_back<S>(d + S * i, w + S * i);
+	}
+}
+
+// gate_of is the number of the gate of logit i.
+NC_DEVICE int gate_of(int i, int streams) { return i / streams < 2 ? i / streams : 2; }
+
+// gated is the logits b + gate·z of one token.
+NC_DEVICE void gated(float *l, const float *z, const Site &site, const Kind &kind)
+{
+	const int n = kind.streams;
+	for (int i = 0; i < kind.logits; i++) {
+		const float b = i < n ? site.pre[i] : i < 2 * n ? site.post[i - n] : site.res[i - 2 * n];
+		l[i] = b + site.gate[gate_of(i, n)] * z[i];
 	}
 }

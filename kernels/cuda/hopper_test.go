@@ -103,9 +103,9 @@ func TestHopperThatIsWrong(t *testing.T) {
 	require.NoError(t, os.WriteFile(source, []byte(`
 #include "hopper.cuh"
 struct Args { nc_map map; uint64_t rest[16]; };
-NC_GRID_KERNEL(ternary_wgmma, Args, 384) { }
-NC_GRID_KERNEL(ternary_wgmma_64, Args, 384) { }
-NC_GRID_KERNEL(ternary_wgmma_long, Args, 384) { }
+NC_GRID_KERNEL(ternary_wgmma, Args, 384) { (void)a; }
+NC_GRID_KERNEL(ternary_wgmma_64, Args, 384) { (void)a; }
+NC_GRID_KERNEL(ternary_wgmma_long, Args, 384) { (void)a; }
 `), 0o600))
 	require.NoError(t, cudatest.BuildKernel(so, source))
 	v, image := cudatest.Open(t, os.Getenv)

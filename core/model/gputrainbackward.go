@@ -135,7 +135,7 @@ func (p *gpuPass) attentionBack(index int) {
 	p.do(p.flash.Backward(p.dq, p.dk, p.dv, p.delta, p.dout, l.att, l.lse, l.rotated, p.attention()))
 	p.mark(partAttentionBackward)
 	q, k, err := p.train.RotateBack(&cuda.RotateBack{
-		TrainRotation: p.rotation(l, l.qkvY), DQ: p.dq, DK: p.dk, DV: p.dv, DYB: p.dy,
+		TrainRotation: p.rotation(l, l.qkvY), DQ: p.dq, DK: p.dk, DV: p.dv, HalfD: true, DYB: p.dy,
 		Input: cuda.Factor{Act: &l.in, BF16: p.x}, Partial: p.partial[3],
 	}, p.docs)
 	p.sum(q, l.qNorm, err)

@@ -147,7 +147,7 @@ func (p *gpuPass) project(dst cuda.Ptr, w *gpuMatrix, in *cuda.Act) {
 
 func (p *gpuPass) attention() cuda.FlashShape {
 	c := p.cfg
-	return cuda.FlashShape{Docs: p.docs, Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, Scale: attentionScale(c.HeadDim)}
+	return cuda.FlashShape{Docs: p.docs, Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, Scale: attentionScale(c.HeadDim), HalfGrads: true}
 }
 
 // again runs the forward of l a second time, for the tape holds another layer's.

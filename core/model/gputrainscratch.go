@@ -33,7 +33,7 @@ type gpuScratchSpace struct {
 	dout       cuda.Ptr // bf16 [tokens][q]: of the result of attention
 	wideGrad   cuda.Ptr // bf16 [tokens][FFN]
 	datt       cuda.Ptr // bf16 [tokens][q]
-	dq, dk, dv cuda.Ptr // f32 [tokens][q], [tokens][kv], [tokens][kv]
+	dq, dk, dv cuda.Ptr // bf16 [tokens][q], [tokens][kv], [tokens][kv]
 	delta      cuda.Ptr // f32 [Heads][tokens]
 
 	sums, own        cuda.Ptr // f64 [lossSums]: of the group, of this device
@@ -91,7 +91,7 @@ func (n *gpuNet) layOutScratch() {
 	gradients := r.at
 	n.wideGrad = halves(n.ffn)
 	r.at = gradients
-	n.dq, n.dk, n.dv, n.delta = floats(n.q), floats(n.kv), floats(n.kv), floats(n.cfg.Heads)
+	n.dq, n.dk, n.dv, n.delta = halves(n.q), halves(n.kv), halves(n.kv), floats(n.cfg.Heads)
 	r.at = r.end
 
 	b := &n.regions[gpuBatches]

@@ -55,6 +55,8 @@ type FlashShape struct {
 	Docs
 	Heads, KVHeads, HeadDim int
 	Scale                   float32
+	// HalfGrads makes the gradients that Backward gives bfloat16.
+	HalfGrads bool
 }
 
 type flashArgs struct {
@@ -62,6 +64,7 @@ type flashArgs struct {
 	tokens                                         int64
 	seq, dim, heads, kvHeads                       int32
 	scale, exponent                                float32
+	halfGrads, _                                   int32
 }
 
 // args checks a shape, and returns the place of its kernels and the common arguments.
@@ -88,6 +91,7 @@ func (s *FlashShape) args() (kind int, a flashArgs, err error) {
 	return kind, flashArgs{
 		starts: s.Starts, tokens: int64(s.Rows) * int64(s.SeqLen), seq: int32(s.SeqLen), dim: int32(s.HeadDim),
 		heads: int32(s.Heads), kvHeads: int32(s.KVHeads), scale: s.Scale, exponent: float32(float64(s.Scale) * math.Log2E),
+		halfGrads: flag(s.HalfGrads),
 	}, nil
 }
 
@@ -116,7 +120,7 @@ func (f *Flash) Forward(out, lse, qkv Ptr, s FlashShape) error {
 	return s.launch(f.t, f.forward[kind], &a, kind, 128, s.Heads, 128+4*keys, 0)
 }
 
-// Backward computes dq [n][Heads·HeadDim], dk and dv [n][KVHeads·HeadDim] in float32, the
+// Backward computes dq [n][Heads·HeadDim], dk and dv [n][KVHeads·HeadDim] in float32, or as HalfGrads says, the
 // gradients of Forward's q, k and v as they are in qkv, from dout [n][Heads·HeadDim] in bfloat16
 // and what Forward gave. delta [Heads][n], float32, is scratch.
 func (f *Flash) Backward(dq, dk, dv, delta, dout, out, lse, qkv Ptr, s FlashShape) error {

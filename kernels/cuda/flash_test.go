@@ -332,6 +332,35 @@ func TestFlashGivesWhatTheReferenceKernelsGive(t *testing.T) {
 	requireGrads(t, "reference kernels", want, size, got)
 }
 
+// Gradients in bfloat16 are those in float32, rounded.
+func TestFlashHalfGrads(t *testing.T) {
+	r := rand.New(rand.NewPCG(74, 3))
+	for _, d := range []int{48, 64, 128} {
+		c := newFlashCase(r, 1, 140, 2, 1, d, 40)
+		flash(t, func(th *cuda.Thread, k *cuda.Flash) error {
+			m := c.put(t, th)
+			require.NoError(t, m.run(k))
+			n, q, kv := c.rows*c.seq, c.heads*c.dim, c.kv*c.dim
+			list := []struct {
+				p cuda.Ptr
+				n int
+			}{{m.dq, n * q}, {m.dk, n * kv}, {m.dv, n * kv}}
+			var want [][]uint16
+			for _, x := range list {
+				b := make([]uint16, x.n)
+				kernels.Best().BF16(b, 1, get[float32](t, th, x.p, x.n))
+				want = append(want, b)
+			}
+			m.s.HalfGrads = true
+			require.NoError(t, m.run(k))
+			for i, x := range list {
+				require.Equal(t, want[i], get[uint16](t, th, x.p, x.n))
+			}
+			return nil
+		})
+	}
+}
+
 // A graph that was recorded with some documents computes with those that are in memory when it is
 // launched; and the order in which threads run is of no consequence to any bit.
 func TestFlashInAGraph(t *testing.T) {

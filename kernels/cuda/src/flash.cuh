@@ -20,7 +20,7 @@ enum { Threads = 128 }; // of a block, four warps
 struct FlashArgs {
 	float *out;            // [tokens][heads·dim]
 	float *lse;            // [heads][tokens], of the scores times scale·log2(e), to base 2
-	float *dq, *dk, *dv;   // [tokens][heads·dim], [tokens][kv_heads·dim] twice
+	void *dq, *dk, *dv;    // [tokens][heads·dim], [tokens][kv_heads·dim] twice
 	float *delta;          // [heads][tokens]: dout·out
 	const uint16_t *dout;  // [tokens][heads·dim], bfloat16
 	const uint16_t *qkv;   // [tokens][(heads+2·kv_heads)·dim], half precision
@@ -28,6 +28,7 @@ struct FlashArgs {
 	int64_t tokens;
 	int32_t seq, dim, heads, kv_heads; // seq: tokens of a row
 	float scale, exponent;             // exponent: scale·log2(e)
+	int32_t half_grads, pad;           // dq, dk and dv are bfloat16, else float32
 };
 
 // Where a lane's row of a ldmatrix begins in a tile of rows of Stride bytes. Pairs: a left
@@ -93,6 +94,15 @@ NC_DEVICE int start(const int32_t *starts, int i, int seq)
 NC_DEVICE void store2(float *dst, float x, float y) // dst is aligned to 8 bytes
 {
 	*(uint64_t *)dst = __float_as_uint(x) | (uint64_t)__float_as_uint(y) << 32;
+}
+
+// store_grads writes elements i and i+1, i even, of a gradient.
+NC_DEVICE void store_grads(void *dst, int64_t i, bool half, float x, float y)
+{
+	if (half)
+		((uint32_t *)dst)[i / 2] = nc_pack_bf16(x, y);
+	else
+		store2((float *)dst + i, x, y);
 }
 
 template <int A, int B> NC_DEVICE void zero(float (&x)[A][B][4])

@@ -180,11 +180,11 @@ template <int D, int BK, int M> struct Queries {
 			NC_UNROLL for (int r = 0; r < 2; r++) {
 				if (places[m][r] >= a.seq)
 					continue;
-				float *dst = a.dq + ((row + places[m][r]) * a.heads + head) * a.dim + 2 * t;
+				const int64_t at = ((row + places[m][r]) * a.heads + head) * a.dim + 2 * t;
 				NC_UNROLL for (int n = 0; n < D / 8; n++)
 					if (8 * n < a.dim)
-						store2(dst + 8 * n, dq[m][n][2 * r] * a.scale,
-						       dq[m][n][2 * r + 1] * a.scale);
+						store_grads(a.dq, at + 8 * n, a.half_grads, dq[m][n][2 * r] * a.scale,
+						            dq[m][n][2 * r + 1] * a.scale);
 			}
 	}
 };
@@ -391,9 +391,10 @@ template <int D, int BQ, int M> struct Keys {
 				const int64_t at = ((row + place) * a.kv_heads + kv_head) * a.dim + 2 * t;
 				NC_UNROLL for (int n = 0; n < D / 8; n++)
 					if (8 * n < a.dim) {
-						store2(a.dk + at + 8 * n, dk[m][n][2 * r] * a.scale,
-						       dk[m][n][2 * r + 1] * a.scale);
-						store2(a.dv + at + 8 * n, dv[m][n][2 * r], dv[m][n][2 * r + 1]);
+						store_grads(a.dk, at + 8 * n, a.half_grads, dk[m][n][2 * r] * a.scale,
+						            dk[m][n][2 * r + 1] * a.scale);
+						store_grads(a.dv, at + 8 * n, a.half_grads, dv[m][n][2 * r],
+						            dv[m][n][2 * r + 1]);
 					}
 			}
 	}

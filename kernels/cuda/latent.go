@@ -9,14 +9,16 @@ import (
 // Latent is the kernels that quantise latent weights. What they write has the bits of
 // core/ternary and core/gguf.
 type Latent struct {
-	t                  *Thread
-	pack, dense, flips *Kernel
+	t                                     *Thread
+	pack, packOne, dense, denseOne, flips *Kernel
 }
 
 // Latent loads the kernels.
 func (t *Thread) Latent(image Image) (*Latent, error) {
 	l := &Latent{t: t}
-	return l, t.loadKernels(image, "latent", map[string]**Kernel{"pack": &l.pack, "pack_dense": &l.dense, "flips": &l.flips})
+	return l, t.loadKernels(image, "latent", map[string]**Kernel{
+		"pack": &l.pack, "pack_one": &l.packOne, "pack_dense": &l.dense, "pack_dense_one": &l.denseOne, "flips": &l.flips,
+	})
 }
 
 // PackJob is one ternary matrix: latents W, float32 [Rows][Cols], that go to the tiles and scales
@@ -44,9 +46,11 @@ type packJob struct {
 	vector, _                           int32
 }
 
-type packArgs struct {
-	jobs, work, bad Ptr
-	one             packJob
+type packArgs struct{ jobs, work, bad Ptr }
+
+type packOneArgs struct {
+	job packJob
+	bad Ptr
 }
 
 type denseJob struct {
@@ -55,9 +59,11 @@ type denseJob struct {
 	kind, vector         int32
 }
 
-type denseArgs struct {
-	jobs, work, bad Ptr
-	one             denseJob
+type denseArgs struct{ jobs, work, bad Ptr }
+
+type denseOneArgs struct {
+	job denseJob
+	bad Ptr
 }
 
 const (
@@ -219,7 +225,7 @@ func (l *Latent) Pack(dst *Ternary, used, w, bad Ptr) error {
 		return err
 	}
 	blocks := uint32((items + packItems - 1) / packItems)
-	return Launch(l.t, l.pack, Shape{Grid: [3]uint32{blocks, 1, 1}, Block: [3]uint32{256, 1, 1}}, &packArgs{bad: bad, one: j})
+	return Launch(l.t, l.packOne, Shape{Grid: [3]uint32{blocks, 1, 1}, Block: [3]uint32{256, 1, 1}}, &packOneArgs{job: j, bad: bad})
 }
 
 // PackDense stores one table; *bad as in PackPlan.Run.
@@ -228,7 +234,7 @@ func (l *Latent) PackDense(d *DenseJob, bad Ptr) error {
 	if err != nil {
 		return err
 	}
-	return Launch(l.t, l.dense, Shape{Grid: [3]uint32{uint32(runs), 1, 1}, Block: [3]uint32{256, 1, 1}}, &denseArgs{bad: bad, one: j})
+	return Launch(l.t, l.denseOne, Shape{Grid: [3]uint32{uint32(runs), 1, 1}, Block: [3]uint32{256, 1, 1}}, &denseOneArgs{job: j, bad: bad})
 }
 
 type flipArgs struct {

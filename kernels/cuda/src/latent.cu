@@ -20,10 +20,14 @@ struct PackJob {
 };
 
 struct PackArgs {
-	const PackJob *jobs; // null: one
-	const Work *work;    // [gridDim.x], in items of 8 rows and one group
-	int32_t *bad;        // [jobs], or null: 1 where a scale is not finite
-	PackJob one;
+	const PackJob *jobs;
+	const Work *work; // [gridDim.x], in items of 8 rows and one group
+	int32_t *bad;     // [jobs], or null: 1 where a scale is not finite
+};
+
+struct PackOneArgs {
+	PackJob job;
+	int32_t *bad; // or null
 };
 
 // A warp has 8 rows of a block and one group: lane 4·row + c has columns 4c .. 4c+3 of every
@@ -56,78 +60,78 @@ NC_DEVICE uint16_t pack_scale(float s[4], const PackPlace &p, int n, int32_t *ba
 }
 
 // pack_tiles writes four tiles of v from tile k on.
+template <bool Whole>
 NC_DEVICE void pack_tiles(const float v[4][4], const PackPlace &p, uint16_t scale, int k, int c)
 {
 	const float s = nc_half(scale), half = s * 0.5f;
 	const uint16_t zero = nc_to_bf16(0.0f * s * p.gain), plus = nc_to_bf16(s * p.gain),
 				   minus = nc_to_bf16(-s * p.gain);
 	uint32_t mine = 0;
+	NC_UNROLL
 	for (int t = 0; t < 4; t++) {
 		uint32_t word = 0;
 		uint16_t used[4];
+		NC_UNROLL
 		for (int m = 0; m < 4; m++) {
 			const float x = v[t][m];
 			const uint32_t code = x > half ? 2 : x < -half ? 0 : 1;
 			word |= code << (8 * m + 2 * c);
 			used[m] = code == 2 ? plus : code == 0 ? minus : zero;
 		}
-		if (p.used && p.inside)
-			store4(p.used, used, 16 * (k + t) + 4 * c, p.n, p.vector);
+		if (p.used && (Whole || p.inside))
+			store4<Whole>(p.used, used, 16 * (k + t) + 4 * c, p.n, p.vector);
 		word |= nc_shuffle_xor(word, 1);
 		word |= nc_shuffle_xor(word, 2);
-		if (t == c)
-			mine = word;
+		mine = t == c ? word : mine;
 	}
-	if (k + c < p.tiles)
+	if (Whole || k + c < p.tiles)
 		p.word[16 * (k + c)] = mine;
 }
 
-// pack_group has a group of up to T tiles in registers.
-template <int T> NC_DEVICE void pack_group(const PackPlace &p, int n, int32_t *bad, int c)
+// pack_group is for groups of T tiles, all of them there: it keeps them in registers.
+template <int T> NC_DEVICE void pack_group(const PackPlace &p, int32_t *bad, int c)
 {
 	float v[T][4], s[4] = {0, 0, 0, 0};
 	NC_UNROLL
 	for (int k = 0; k < T; k++)
-		load4(v[k], p.x, 16 * k + 4 * c, p.n, p.vector);
+		read4<true>(v[k], p.x, 16 * k + 4 * c, p.n, true);
 	NC_UNROLL
 	for (int k = 0; k < T; k++)
 		for (int m = 0; m < 4; m++)
 			s[m] += fabsf(v[k][m]);
-	const uint16_t h = pack_scale(s, p, n, bad, c);
+	const uint16_t h = pack_scale(s, p, 16 * T, bad, c);
 	NC_UNROLL
 	for (int k = 0; k < T; k += 4)
-		if (k < p.tiles)
-			pack_tiles(v + k, p, h, k, c);
+		pack_tiles<true>(v + k, p, h, k, c);
 }
 
-// pack_long reads a group of any length twice; the second time it comes from the cache.
-NC_DEVICE void pack_long(const PackPlace &p, int n, int32_t *bad, int c)
+// pack_any is for every other group: it reads it twice, the second time from the cache. Whole:
+// eight tiles at a time are there.
+template <bool Whole> NC_DEVICE void pack_any(const PackPlace &p, int n, int32_t *bad, int c)
 {
 	float v[8][4], s[4] = {0, 0, 0, 0};
 	for (int k = 0; k < p.tiles; k += 8) {
-	NC_UNROLL
+		NC_UNROLL
 		for (int t = 0; t < 8; t++)
-			load4(v[t], p.x, 16 * (k + t) + 4 * c, p.n, p.vector);
-	NC_UNROLL
+			read4<Whole>(v[t], p.x, 16 * (k + t) + 4 * c, p.n, p.vector);
+		NC_UNROLL
 		for (int t = 0; t < 8; t++)
 			for (int m = 0; m < 4; m++)
 				s[m] += fabsf(v[t][m]);
 	}
 	const uint16_t h = pack_scale(s, p, n, bad, c);
 	for (int k = 0; k < p.tiles; k += 4) {
-	NC_UNROLL
+		NC_UNROLL
 		for (int t = 0; t < 4; t++)
-			load4(v[t], p.x, 16 * (k + t) + 4 * c, p.n, p.vector);
-		pack_tiles(v, p, h, k, c);
+			read4<Whole>(v[t], p.x, 16 * (k + t) + 4 * c, p.n, p.vector);
+		pack_tiles<Whole>(v, p, h, k, c);
 	}
 }
 
-// Blocks of 256 threads; eight items each, 16 rows of four groups as a rule.
-NC_KERNEL(pack, PackArgs)
+// pack_item is what a warp does.
+NC_DEVICE void pack_item(const PackJob &j, int item, int32_t *bad)
 {
-	const Work work = a.jobs ? a.work[blockIdx.x] : Work{0, (int32_t)blockIdx.x * 8};
-	const PackJob j = a.jobs ? a.jobs[work.job] : a.one;
-	const int item = work.first + (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, c = lane % 4;
+	const int lane = (int)threadIdx.x % 32, c = lane % 4;
 	const int block = item / 2 / j.groups, g = item / 2 % j.groups;
 	if (block * 16 >= j.rows)
 		return;
@@ -144,15 +148,28 @@ NC_KERNEL(pack, PackArgs)
 	p.scale = j.scales + ((int64_t)block * j.groups + g) * 16 + in_block;
 	p.vector = j.vector != 0;
 	p.gain = j.gain;
-	int32_t *bad = a.bad ? a.bad + work.job : nullptr;
-	if (p.tiles <= 4)
-		pack_group<4>(p, n, bad, c);
-	else if (p.tiles <= 8)
-		pack_group<8>(p, n, bad, c);
-	else if (p.tiles <= 16)
-		pack_group<16>(p, n, bad, c);
+	const bool whole = p.vector && block * 16 + item % 2 * 8 + 8 <= j.rows; // of all lanes
+	if (whole && n == 128)
+		pack_group<8>(p, bad, c);
+	else if (whole && n == 64)
+		pack_group<4>(p, bad, c);
+	else if (whole && n % 128 == 0)
+		pack_any<true>(p, n, bad, c);
 	else
-		pack_long(p, n, bad, c);
+		pack_any<false>(p, n, bad, c);
+}
+
+// Blocks of 256 threads; eight items each, 16 rows of four groups as a rule.
+NC_KERNEL(pack, PackArgs)
+{
+	const Work work = a.work[blockIdx.x];
+	const PackJob j = a.jobs[work.job];
+	pack_item(j, work.first + (int)threadIdx.x / 32, a.bad ? a.bad + work.job : nullptr);
+}
+
+NC_KERNEL(pack_one, PackOneArgs)
+{
+	pack_item(a.job, (int)(blockIdx.x * 8 + threadIdx.x / 32), a.bad);
 }
 
 // --------------------------------------------------------------------- tables
@@ -168,29 +185,30 @@ struct DenseJob {
 };
 
 struct DenseArgs {
-	const DenseJob *jobs; // null: one
+	const DenseJob *jobs;
 	const Work *work;     // [gridDim.x], in runs of 4096 elements
 	int32_t *bad;         // [jobs], or null: 1 where an element cannot be stored
-	DenseJob one;
+};
+
+struct DenseOneArgs {
+	DenseJob job;
+	int32_t *bad; // or null
 };
 
 enum { Run = 4096 };
 
-// Blocks of 256 threads; a thread has four elements at a time, eight lanes a block of Q8_0.
-NC_KERNEL(pack_dense, DenseArgs)
+// dense_run stores the n elements from place `at` on, and says whether one of them cannot be stored. A
+// thread has four at a time, eight lanes a block of Q8_0.
+template <bool Whole> NC_DEVICE bool dense_run(const DenseJob &j, int64_t at, int n)
 {
-	const Work work = a.jobs ? a.work[blockIdx.x] : Work{0, (int32_t)blockIdx.x};
-	const DenseJob j = a.jobs ? a.jobs[work.job] : a.one;
-	const float *w = j.w + (int64_t)work.first * Run;
-	const int64_t at = (int64_t)work.first * Run, left = j.n - at;
-	const int n = left < Run ? (int)left : Run;
+	const float *w = j.w + at;
 	const bool vector = j.vector != 0;
 	const float limit = j.kind == F16 ? 65520.0f : j.kind == Q8_0 ? 127 * 65520.0f : INFINITY;
 	bool wrong = false;
 	for (int base = 0; base < n; base += 1024) {
 		const int i = base + 4 * (int)threadIdx.x;
 		float v[4], top = 0;
-		load4(v, w, i, n, vector);
+		read4<Whole>(v, w, i, n, vector);
 		for (int m = 0; m < 4; m++) {
 			const float x = fabsf(v[m]);
 			wrong |= !(x < limit);
@@ -229,7 +247,7 @@ NC_KERNEL(pack_dense, DenseArgs)
 				v[m] = nc_half(code[m]);
 			}
 			if (j.table)
-				store4((uint16_t *)j.table + at, code, i, n, vector);
+				store4<Whole>((uint16_t *)j.table + at, code, i, n, vector);
 		} else if (j.table) {
 			for (int m = 0; m < 4 && i + m < n; m++)
 				((float *)j.table)[at + i + m] = v[m];
@@ -237,17 +255,36 @@ NC_KERNEL(pack_dense, DenseArgs)
 		if (j.half) {
 			for (int m = 0; m < 4; m++)
 				code[m] = nc_to_half(v[m]);
-			store4(j.half + at, code, i, n, vector);
+			store4<Whole>(j.half + at, code, i, n, vector);
 		}
 		if (j.used) {
 			for (int m = 0; m < 4; m++)
 				code[m] = nc_to_bf16(v[m]);
-			store4(j.used + at, code, i, n, vector);
+			store4<Whole>(j.used + at, code, i, n, vector);
 		}
 	}
-	if (wrong && a.bad)
-		a.bad[work.job] = 1;
+	return wrong;
 }
+
+NC_DEVICE void dense_block(const DenseJob &j, int run, int32_t *bad)
+{
+	const int64_t at = (int64_t)run * Run, left = j.n - at;
+	const int n = left < Run ? (int)left : Run;
+	const bool wrong =
+		j.vector && n == Run ? dense_run<true>(j, at, n) : dense_run<false>(j, at, n);
+	if (wrong && bad)
+		*bad = 1;
+}
+
+// Blocks of 256 threads for a run.
+NC_KERNEL(pack_dense, DenseArgs)
+{
+	const Work work = a.work[blockIdx.x];
+	const DenseJob j = a.jobs[work.job];
+	dense_block(j, work.first, a.bad ? a.bad + work.job : nullptr);
+}
+
+NC_KERNEL(pack_dense_one, DenseOneArgs) { dense_block(a.job, (int)blockIdx.x, a.bad); }
 
 // ---------------------------------------------------------------------- flips
 

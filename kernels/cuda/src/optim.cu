@@ -75,6 +75,27 @@ struct SquaresArgs {
 	int32_t count, pad;
 };
 
+// add_squares adds the squares of this lane's elements of a chunk of n to s. The bits of all of
+// them together are 0 if every one is.
+template <bool Whole>
+NC_DEVICE uint32_t add_squares(float s[4], const float *g, int n, int c, bool vector)
+{
+	uint32_t any = 0;
+	for (int base = 0; base < (Whole ? Chunk : n); base += 128) {
+		float v[8][4];
+	NC_UNROLL
+		for (int k = 0; k < 8; k++)
+			load4<Whole>(v[k], g, base + 16 * k + 4 * c, n, vector);
+		NC_UNROLL
+		for (int k = 0; k < 8; k++)
+			for (int m = 0; m < 4; m++) {
+				s[m] = fmaf(v[k][m], v[k][m], s[m]);
+				any |= __float_as_uint(v[k][m]);
+			}
+	}
+	return any;
+}
+
 // Blocks of 128 threads for 32 chunks.
 NC_KERNEL(squares, SquaresArgs)
 {
@@ -85,26 +106,14 @@ NC_KERNEL(squares, SquaresArgs)
 	const int n = i >= a.count ? 0 : left < Chunk ? (int)left : Chunk;
 	const float *g = t->g + at;
 	const bool vector = (t->flags & Vector) != 0;
-	float s[4] = {0, 0, 0, 0};
-	uint32_t any = 0;
-	for (int base = 0; base < n; base += 128) {
-		float v[8][4];
-	NC_UNROLL
-		for (int k = 0; k < 8; k++)
-			load4(v[k], g, base + 16 * k + 4 * c, n, vector);
-		NC_UNROLL
-		for (int k = 0; k < 8; k++)
-			for (int m = 0; m < 4; m++) {
-				s[m] = fmaf(v[k][m], v[k][m], s[m]);
-				any |= __float_as_uint(v[k][m]);
-			}
-	}
-	float sum;
+	float s[4] = {0, 0, 0, 0}, sum;
+	const uint32_t any = vector && n == Chunk ? add_squares<true>(s, g, n, c, true)
+	                                          : add_squares<false>(s, g, n, c, vector);
 	const bool doubt = doubtful(s, any, &sum);
 	double other = 0;
 	for (int base = 4 * c; doubt && base < n; base += 16) {
 		float v[4];
-		load4(v, g, base, n, vector);
+		load4<false>(v, g, base, n, vector);
 		for (int m = 0; m < 4; m++)
 			other += (double)v[m] * (double)v[m];
 	}
@@ -216,26 +225,6 @@ NC_DEVICE void philox(uint32_t x[4], uint32_t k0, uint32_t k1)
 	}
 }
 
-// noise is the random numbers of elements e .. e+3: four have one count of the generator.
-NC_DEVICE void noise(uint32_t r[4], uint64_t e, const Numbers *numbers)
-{
-	const uint64_t quad = e / 4;
-	uint32_t x[4] = {(uint32_t)quad, (uint32_t)(quad >> 32), numbers->step, 0};
-	philox(x, numbers->seed[0], numbers->seed[1]);
-	const int skip = (int)(e % 4);
-	if (skip == 0) {
-		for (int m = 0; m < 4; m++)
-			r[m] = x[m];
-		return;
-	}
-	uint32_t y[4] = {(uint32_t)(quad + 1), (uint32_t)((quad + 1) >> 32), numbers->step, 0};
-	philox(y, numbers->seed[0], numbers->seed[1]);
-	r[0] = skip == 1 ? x[1] : skip == 2 ? x[2] : x[3];
-	r[1] = skip == 1 ? x[2] : skip == 2 ? x[3] : y[0];
-	r[2] = skip == 1 ? x[3] : skip == 2 ? y[0] : y[1];
-	r[3] = skip == 1 ? y[0] : skip == 2 ? y[1] : y[2];
-}
-
 // round_randomly is v rounded up or down so that the mean is v: with 16 random bits added to it
 // all below bfloat16 is cut off.
 NC_DEVICE uint16_t round_randomly(float v, uint32_t random)
@@ -249,30 +238,70 @@ NC_DEVICE uint16_t round_randomly(float v, uint32_t random)
 
 // ---------------------------------------------------------------------- state
 
-NC_DEVICE void load_state(float v[4], const Tensor *t, int64_t at, int i, int n, bool vector)
+// State is the momentum of a chunk, in registers what does not change. Short, below, says that it is
+// bfloat16.
+struct State {
+	void *m;          // of the chunk's first element
+	uint64_t element; // its number
+	uint32_t step, seed[2];
+	bool vector;
+};
+
+NC_DEVICE State state_of(const Tensor &t, int64_t at, const Numbers *numbers)
 {
-	if (t->flags & Half)
-		load_bf16(v, (const uint16_t *)t->m + at, i, n, vector);
-	else
-		load4(v, (const float *)t->m + at, i, n, vector);
+	State s;
+	s.vector = (t.flags & Vector) != 0;
+	s.m = t.flags & Half ? (void *)((uint16_t *)t.m + at) : (void *)((float *)t.m + at);
+	s.element = t.element + (uint64_t)at;
+	s.step = numbers->step, s.seed[0] = numbers->seed[0], s.seed[1] = numbers->seed[1];
+	return s;
 }
 
-// store_state writes elements i .. i+3 of the n from at on, and leaves in v what is stored.
-NC_DEVICE void store_state(float v[4], const Tensor *t, int64_t at, int i, int n, bool vector,
-                           const Numbers *numbers)
+// noise is the random numbers of elements e .. e+3: four have one count of the generator. Where
+// addresses allow four elements at once, e is a multiple of four.
+template <bool Whole> NC_DEVICE void noise(uint32_t r[4], const State &s, uint64_t e)
 {
-	if (!(t->flags & Half)) {
-		put4((float *)t->m + at, v, i, n, vector);
+	const uint64_t quad = e / 4;
+	uint32_t x[4] = {(uint32_t)quad, (uint32_t)(quad >> 32), s.step, 0};
+	philox(x, s.seed[0], s.seed[1]);
+	const int skip = (int)(e % 4);
+	if (Whole || skip == 0) {
+		for (int m = 0; m < 4; m++)
+			r[m] = x[m];
+		return;
+	}
+	uint32_t y[4] = {(uint32_t)(quad + 1), (uint32_t)((quad + 1) >> 32), s.step, 0};
+	philox(y, s.seed[0], s.seed[1]);
+	r[0] = skip == 1 ? x[1] : skip == 2 ? x[2] : x[3];
+	r[1] = skip == 1 ? x[2] : skip == 2 ? x[3] : y[0];
+	r[2] = skip == 1 ? x[3] : skip == 2 ? y[0] : y[1];
+	r[3] = skip == 1 ? y[0] : skip == 2 ? y[1] : y[2];
+}
+
+template <bool Whole, bool Short> NC_DEVICE void load_state(float v[4], const State &s, int i, int n)
+{
+	if (Short)
+		load_bf16<Whole>(v, (const uint16_t *)s.m, i, n, s.vector);
+	else
+		load4<Whole>(v, (const float *)s.m, i, n, s.vector);
+}
+
+// store_state writes elements i .. i+3 of n, and leaves in v what is stored.
+template <bool Whole, bool Short>
+NC_DEVICE void store_state(float v[4], const State &s, int i, int n)
+{
+	if (!Short) {
+		store4<Whole>((float *)s.m, v, i, n, s.vector);
 		return;
 	}
 	uint32_t random[4];
 	uint16_t h[4];
-	noise(random, t->element + (uint64_t)at + (uint64_t)i, numbers);
+	noise<Whole>(random, s, s.element + (uint64_t)i);
 	for (int m = 0; m < 4; m++) {
 		h[m] = round_randomly(v[m], random[m]);
 		v[m] = nc_bf16(h[m]);
 	}
-	store4((uint16_t *)t->m + at, h, i, n, vector);
+	store4<Whole>((uint16_t *)s.m, h, i, n, s.vector);
 }
 
 // moved is a weight moved against u.
@@ -293,34 +322,29 @@ struct UpdateArgs {
 	const Decision *decision;
 };
 
-// Blocks of 256 threads for a chunk.
-NC_KERNEL(update, UpdateArgs)
+// update_chunk updates the n elements from place `at` on, as a thread of 256.
+template <bool Whole, bool Short> NC_DEVICE void update_chunk(const UpdateArgs &a, const Tensor &t, int64_t at, int n)
 {
-	if (a.decision->skip)
-		return;
-	const Work work = a.work[blockIdx.x];
-	const Tensor *p = a.tensors + work.job;
-	const Tensor t = *p;
+	const State state = state_of(t, at, a.numbers);
 	const Rates r = a.numbers->rate[t.rate];
 	const float scale = t.flags & NoClip ? 1.0f : a.decision->scale;
-	const int64_t at = (int64_t)work.first * Chunk, left = t.n - at;
-	const int n = left < Chunk ? (int)left : Chunk;
 	const bool vector = (t.flags & Vector) != 0;
-	for (int i = 4 * (int)threadIdx.x; i < n; i += 1024) {
+	for (int i = 4 * (int)threadIdx.x; i < (Whole ? Chunk : n); i += 1024) {
 		float w[4], g[4], m[4];
-		load4(w, t.w + at, i, n, vector);
-		load4(g, t.g + at, i, n, vector);
-		load_state(m, p, at, i, n, vector);
+		load4<Whole>(w, t.w + at, i, n, vector);
+		load4<Whole>(g, t.g + at, i, n, vector);
+		load_state<Whole, Short>(m, state, i, n);
 		if (t.flags & Lion) {
 			for (int k = 0; k < 4; k++) {
 				const float s = scale * g[k];
 				const float c = t.b1 * m[k] + t.c1 * s;
 				m[k] = t.b2 * m[k] + t.c2 * s;
-				w[k] = moved(w[k], c > 0.0f ? 1.0f : c < 0.0f ? -1.0f : 0.0f, r.lr, r.keep, t.flags);
+				w[k] =
+					moved(w[k], c > 0.0f ? 1.0f : c < 0.0f ? -1.0f : 0.0f, r.lr, r.keep, t.flags);
 			}
 		} else {
 			float v[4];
-			load4(v, t.v + at, i, n, vector);
+			load4<Whole>(v, t.v + at, i, n, vector);
 			for (int k = 0; k < 4; k++) {
 				const float s = scale * g[k];
 				m[k] = t.b1 * m[k] + t.c1 * s;
@@ -328,11 +352,47 @@ NC_KERNEL(update, UpdateArgs)
 				const float root = sqrtf(v[k] * r.n2);
 				w[k] = moved(w[k], m[k] * r.n1 / (root + t.eps), r.lr, r.keep, t.flags);
 			}
-			put4(t.v + at, v, i, n, vector);
+			store4<Whole>(t.v + at, v, i, n, vector);
 		}
-		store_state(m, p, at, i, n, vector, a.numbers);
-		put4(t.w + at, w, i, n, vector);
+		store_state<Whole, Short>(m, state, i, n);
+		store4<Whole>(t.w + at, w, i, n, vector);
 	}
+}
+
+// Where a thread block works: a chunk of a tensor, of n elements from place `at` on.
+struct Place {
+	Tensor t;
+	int64_t at;
+	int job, n;
+	bool whole;
+};
+
+NC_DEVICE Place place_of(const Tensor *tensors, const Work *work, int i)
+{
+	const Work w = work[i];
+	Place p;
+	p.job = w.job, p.t = tensors[w.job], p.at = (int64_t)w.first * Chunk;
+	const int64_t left = p.t.n - p.at;
+	p.n = left < Chunk ? (int)left : Chunk;
+	p.whole = p.n == Chunk && (p.t.flags & Vector);
+	return p;
+}
+
+// Blocks of 256 threads for a chunk.
+NC_KERNEL(update, UpdateArgs)
+{
+	if (a.decision->skip)
+		return;
+	const Place p = place_of(a.tensors, a.work, (int)blockIdx.x);
+	const bool half = (p.t.flags & Half) != 0;
+	if (p.whole && half)
+		update_chunk<true, true>(a, p.t, p.at, p.n);
+	else if (p.whole)
+		update_chunk<true, false>(a, p.t, p.at, p.n);
+	else if (half)
+		update_chunk<false, true>(a, p.t, p.at, p.n);
+	else
+		update_chunk<false, false>(a, p.t, p.at, p.n);
 }
 
 // ----------------------------------------------------------------------- Muon
@@ -352,28 +412,20 @@ struct DirectionArgs {
 	int32_t count, pad;
 };
 
-// Momentum, and the squares of the direction: blocks of 128 threads for 32 chunks, as squares.
-NC_KERNEL(direction, DirectionArgs)
+// move_momentum moves that of this lane's elements of a chunk of n and adds the squares of their
+// directions to s, as add_squares.
+template <bool Whole, bool Short>
+NC_DEVICE uint32_t move_momentum(float s[4], const float *gradient, const State &state, int flags,
+                                 int n, int c, float scale, float beta)
 {
-	if (a.decision->skip)
-		return;
-	const int i = (int)blockIdx.x * 32 + (int)threadIdx.x / 4, c = (int)threadIdx.x % 4;
-	const Work work = a.work[i < a.count ? i : a.count - 1];
-	const Tensor *t = a.tensors + work.job;
-	const int64_t at = (int64_t)work.first * Chunk, left = t->n - at;
-	const int n = i >= a.count ? 0 : left < Chunk ? (int)left : Chunk, flags = t->flags;
-	const float *gradient = t->g + at;
-	const bool vector = (flags & Vector) != 0;
-	const float scale = flags & NoClip ? 1.0f : a.decision->scale;
-	const float beta = a.numbers->rate[t->rate].beta, rest = 1.0f - beta;
-	float s[4] = {0, 0, 0, 0};
+	const float rest = 1.0f - beta;
 	uint32_t any = 0;
-	for (int base = 4 * c; base < n; base += 64) {
+	for (int base = 4 * c; base < (Whole ? Chunk : n); base += 64) {
 		float g[4][4], m[4][4];
 		NC_UNROLL
 		for (int k = 0; k < 4; k++) {
-			load4(g[k], gradient, base + 16 * k, n, vector);
-			load_state(m[k], t, at, base + 16 * k, n, vector);
+			load4<Whole>(g[k], gradient, base + 16 * k, n, state.vector);
+			load_state<Whole, Short>(m[k], state, base + 16 * k, n);
 		}
 		NC_UNROLL
 		for (int k = 0; k < 4; k++) {
@@ -381,8 +433,8 @@ NC_KERNEL(direction, DirectionArgs)
 				g[k][j] = scale * g[k][j];
 				m[k][j] = m[k][j] + rest * (g[k][j] - m[k][j]);
 			}
-			if (base + 16 * k < n)
-				store_state(m[k], t, at, base + 16 * k, n, vector, a.numbers);
+			if (Whole || base + 16 * k < n)
+				store_state<Whole, Short>(m[k], state, base + 16 * k, n);
 			for (int j = 0; j < 4; j++) {
 				const float u = heading(g[k][j], m[k][j], beta, flags);
 				s[j] = fmaf(u, u, s[j]);
@@ -390,13 +442,43 @@ NC_KERNEL(direction, DirectionArgs)
 			}
 		}
 	}
-	float sum;
+	return any;
+}
+
+// Momentum, and the squares of the direction: blocks of 128 threads for 32 chunks, as squares.
+NC_KERNEL(direction, DirectionArgs)
+{
+	if (a.decision->skip)
+		return;
+	const int i = (int)blockIdx.x * 32 + (int)threadIdx.x / 4, c = (int)threadIdx.x % 4;
+	const Work work = a.work[i < a.count ? i : a.count - 1];
+	const Tensor t = a.tensors[work.job];
+	const int64_t at = (int64_t)work.first * Chunk, left = t.n - at;
+	const int n = i >= a.count ? 0 : left < Chunk ? (int)left : Chunk, flags = t.flags;
+	const State state = state_of(t, at, a.numbers);
+	const float *gradient = t.g + at;
+	const float scale = flags & NoClip ? 1.0f : a.decision->scale;
+	const float beta = a.numbers->rate[t.rate].beta;
+	float s[4] = {0, 0, 0, 0}, sum;
+	const bool whole = state.vector && n == Chunk, half = (flags & Half) != 0;
+	uint32_t any;
+	if (whole && half)
+		any = move_momentum<true, true>(s, gradient, state, flags, n, c, scale, beta);
+	else if (whole)
+		any = move_momentum<true, false>(s, gradient, state, flags, n, c, scale, beta);
+	else if (half)
+		any = move_momentum<false, true>(s, gradient, state, flags, n, c, scale, beta);
+	else
+		any = move_momentum<false, false>(s, gradient, state, flags, n, c, scale, beta);
 	const bool doubt = doubtful(s, any, &sum);
 	double other = 0;
 	for (int base = 4 * c; doubt && base < n; base += 16) {
 		float g[4], m[4];
-		load4(g, gradient, base, n, vector);
-		load_state(m, t, at, base, n, vector);
+		load4<false>(g, gradient, base, n, state.vector);
+		if (flags & Half)
+			load_state<false, true>(m, state, base, n);
+		else
+			load_state<false, false>(m, state, base, n);
 		for (int k = 0; k < 4; k++) {
 			const float u = heading(scale * g[k], m[k], beta, flags);
 			other += (double)u * (double)u;
@@ -417,32 +499,62 @@ struct MatrixArgs {
 	int32_t half, pad;    // x is bfloat16, or else float
 };
 
-// Directions of norm 1: blocks of 256 threads for a chunk.
-NC_KERNEL(normalize, MatrixArgs)
+template <bool Whole, bool Short> NC_DEVICE void normalize_chunk(const MatrixArgs &a, const Place &p)
 {
-	if (a.decision->skip)
-		return;
-	const Work work = a.work[blockIdx.x];
-	const Tensor *p = a.tensors + work.job;
-	const Tensor t = *p;
+	const Tensor &t = p.t;
+	const State state = state_of(t, p.at, a.numbers);
 	const float scale = t.flags & NoClip ? 1.0f : a.decision->scale;
-	const float beta = a.numbers->rate[t.rate].beta, inverse = a.inverse[work.job];
-	const int64_t at = (int64_t)work.first * Chunk, left = t.n - at;
-	const int n = left < Chunk ? (int)left : Chunk;
+	const float beta = a.numbers->rate[t.rate].beta, inverse = a.inverse[p.job];
 	const bool vector = (t.flags & Vector) != 0;
-	for (int i = 4 * (int)threadIdx.x; i < n; i += 1024) {
+	for (int i = 4 * (int)threadIdx.x; i < (Whole ? Chunk : p.n); i += 1024) {
 		float g[4], m[4];
 		uint16_t h[4];
-		load4(g, t.g + at, i, n, vector);
-		load_state(m, p, at, i, n, vector);
+		load4<Whole>(g, t.g + p.at, i, p.n, vector);
+		load_state<Whole, Short>(m, state, i, p.n);
 		for (int k = 0; k < 4; k++) {
 			g[k] = heading(scale * g[k], m[k], beta, t.flags) * inverse;
 			h[k] = nc_to_bf16(g[k]);
 		}
 		if (a.half)
-			store4((uint16_t *)a.x + t.at + at, h, i, n, vector);
+			store4<Whole>((uint16_t *)a.x + t.at + p.at, h, i, p.n, vector);
 		else
-			put4((float *)a.x + t.at + at, g, i, n, vector);
+			store4<Whole>((float *)a.x + t.at + p.at, g, i, p.n, vector);
+	}
+}
+
+// Directions of norm 1: blocks of 256 threads for a chunk.
+NC_KERNEL(normalize, MatrixArgs)
+{
+	if (a.decision->skip)
+		return;
+	const Place p = place_of(a.tensors, a.work, (int)blockIdx.x);
+	const bool half = (p.t.flags & Half) != 0;
+	if (p.whole && half)
+		normalize_chunk<true, true>(a, p);
+	else if (p.whole)
+		normalize_chunk<true, false>(a, p);
+	else if (half)
+		normalize_chunk<false, true>(a, p);
+	else
+		normalize_chunk<false, false>(a, p);
+}
+
+template <bool Whole> NC_DEVICE void apply_chunk(const MatrixArgs &a, const Place &p)
+{
+	const Tensor &t = p.t;
+	const Rates r = a.numbers->rate[t.rate];
+	const float lr = (float)((double)r.lr * t.scaling);
+	const bool vector = (t.flags & Vector) != 0;
+	for (int i = 4 * (int)threadIdx.x; i < (Whole ? Chunk : p.n); i += 1024) {
+		float w[4], x[4];
+		load4<Whole>(w, t.w + p.at, i, p.n, vector);
+		if (a.half)
+			load_bf16<Whole>(x, (const uint16_t *)a.x + t.at + p.at, i, p.n, vector);
+		else
+			load4<Whole>(x, (const float *)a.x + t.at + p.at, i, p.n, vector);
+		for (int k = 0; k < 4; k++)
+			w[k] = moved(w[k], x[k], lr, r.keep, t.flags);
+		store4<Whole>(t.w + p.at, w, i, p.n, vector);
 	}
 }
 
@@ -451,22 +563,9 @@ NC_KERNEL(apply, MatrixArgs)
 {
 	if (a.decision->skip)
 		return;
-	const Work work = a.work[blockIdx.x];
-	const Tensor t = a.tensors[work.job];
-	const Rates r = a.numbers->rate[t.rate];
-	const float lr = (float)((double)r.lr * t.scaling);
-	const int64_t at = (int64_t)work.first * Chunk, left = t.n - at;
-	const int n = left < Chunk ? (int)left : Chunk;
-	const bool vector = (t.flags & Vector) != 0;
-	for (int i = 4 * (int)threadIdx.x; i < n; i += 1024) {
-		float w[4], x[4];
-		load4(w, t.w + at, i, n, vector);
-		if (a.half)
-			load_bf16(x, (const uint16_t *)a.x + t.at + at, i, n, vector);
-		else
-			load4(x, (const float *)a.x + t.at + at, i, n, vector);
-		for (int k = 0; k < 4; k++)
-			w[k] = moved(w[k], x[k], lr, r.keep, t.flags);
-		put4(t.w + at, w, i, n, vector);
-	}
+	const Place p = place_of(a.tensors, a.work, (int)blockIdx.x);
+	if (p.whole)
+		apply_chunk<true>(a, p);
+	else
+		apply_chunk<false>(a, p);
 }

@@ -37,7 +37,7 @@ func (x *Train) Leave(l *Leave, n int) error {
 		return err
 	}
 	k := x.leave[l.Streams]
-	return Launch(x.t, k.Kernel, x.shape(k, n, min(p.threads, 512)), &a)
+	return Launch(x.t, k.Kernel, x.shape(k, n, p.threads), &a)
 }
 
 func (l *Leave) args(n int) (leaveArgs, error) {
@@ -56,14 +56,7 @@ func (x *Train) planStreams(streams, dim, n int) (plan, error) {
 	if err := checkTokens(n); err != nil {
 		return plan{}, err
 	}
-	p, err := planFor(dim, 512, 1)
-	if err != nil {
-		p, err = planFor(dim, 1024, 2)
-		if err == nil && p.elements == 1 { // the kernels for one times four elements take 512 threads
-			p = plan{(dim/8 + 31) &^ 31, 2}
-		}
-	}
-	return p, err
+	return planFor(dim, 512, 4)
 }
 
 // Enter is the backward of the reading of a layer function's input from the streams and of its norm, of the

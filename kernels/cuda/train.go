@@ -46,16 +46,18 @@ func (t *Thread) Train(image Image) (*Train, error) {
 	}
 	for i, streams := range []int{1, 2, 4} {
 		x.leave[streams] = load("streams", fmt.Sprintf("leave_%d", streams), []int{2048, 1024, 512}[i])
-		for _, elements := range []int{1, 2} {
-			resident := []int{1024, 640, 512}[i]
-			if elements == 2 {
-				resident = 1024
+		for _, elements := range []int{1, 2, 4} {
+			resident := 512
+			if elements == 1 {
+				resident = []int{1024, 640, 512}[i]
 			}
 			key := [2]int{streams, elements}
 			x.enter[key] = load("streams", fmt.Sprintf("enter_%d_%d", streams, elements), resident)
 			x.enterNext[key] = load("streams", fmt.Sprintf("enter_next_%d_%d", streams, elements), resident)
-			x.lastNorm[elements] = load("streams", fmt.Sprintf("last_norm_%d", elements), 1024)
 		}
+	}
+	for i, elements := range []int{1, 2, 4} {
+		x.lastNorm[elements] = load("streams", fmt.Sprintf("last_norm_%d", elements), []int{1024, 512, 512}[i])
 	}
 	for i, elements := range []int{1, 2, 4, 8} {
 		x.activateNorm[[2]int{0, elements}] = load("train", fmt.Sprintf("relu2_norm_back_%d", elements), []int{1536, 1024, 512, 512}[i])

@@ -211,7 +211,7 @@ NC_BOUNDED(cross_entropy, CrossEntropyArgs, 1024, 1)
 	}
 	if (!dz)
 		return;
-	const float factor = a.options[Scale] * (a.scale ? gain_of(a.scale, token) : 1.0f);
+	const float factor = a.options[Scale] * gain_of(terms.scale);
 	const Slope slope = {
 		top, inverse * factor, fmaf(2.0f * z2, top + logf(sums[0]), 1.0f), -(smoothing / (float)a.vocab) * factor,
 		mean, entropy, (1.0f - smoothing) * factor, cap, inverse_cap, target,

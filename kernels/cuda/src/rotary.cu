@@ -35,9 +35,10 @@ NC_DEVICE Pair pair_of(const Turn &t, int i)
 	return p;
 }
 
-NC_DEVICE int64_t angles_of(const Turn &t, int64_t token)
+// angles_of is the place of a token's angles, of a document that begins at start.
+NC_DEVICE int64_t angles_of(const Turn &t, int64_t token, int start)
 {
-	return (int64_t)((int)((uint32_t)token % (uint32_t)t.seq_len) - t.starts[token]) * t.half;
+	return (int64_t)((int)((uint32_t)token % (uint32_t)t.seq_len) - start) * t.half;
 }
 
 struct RotateTrainArgs {
@@ -65,6 +66,7 @@ template <int Chunks> NC_DEVICE void rotate_train(const RotateTrainArgs &a, Head
 	const int64_t at = (token * count + head) * d;
 	const bool query = head < t.heads, turned = head < t.heads + t.kv_heads;
 	float *x = rows.v[threadIdx.x / 16];
+	const int start = t.starts[token];
 	float v[Chunks][4];
 	NC_UNROLL
 	for (int k = 0; k < Chunks; k++) {
@@ -103,7 +105,7 @@ template <int Chunks> NC_DEVICE void rotate_train(const RotateTrainArgs &a, Head
 	}
 	if (head >= count)
 		return;
-	const int64_t angles = angles_of(t, token);
+	const int64_t angles = angles_of(t, token, start);
 	NC_UNROLL
 	for (int k = 0; k < Chunks; k++) {
 		const int i0 = 4 * (lane + 16 * k);
@@ -176,8 +178,8 @@ template <int Chunks> NC_DEVICE void rotate_back(const RotateBackArgs &a, Rotate
 			widen(a.input, token, (int)threadIdx.x % 32, 32);
 			continue;
 		}
-		const float gain = gain_of(a.scale, token);
-		const int64_t angles = angles_of(t, token);
+		const float scale = scale_of(a.scale, token);
+		const int start = t.starts[token];
 		const int head = 2 * pair + half % 2;
 		const bool query = head < t.heads, turned = head < t.heads + t.kv_heads;
 		const int64_t at = (token * count + head) * d;
@@ -202,6 +204,8 @@ template <int Chunks> NC_DEVICE void rotate_back(const RotateBackArgs &a, Rotate
 			}
 			raw[k].load(from, a.half, place + i);
 		}
+		const int64_t angles = angles_of(t, token, start);
+		const float gain = gain_of(scale);
 		NC_UNROLL
 		for (int k = 0; k < Chunks; k++) {
 			const int i = 4 * (lane + 16 * k);

@@ -46,10 +46,11 @@ struct LeaveArgs {
 NC_BOUNDED(leave_1, LeaveArgs, 512, 4)
 {
 	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
-		const float gain = gain_of(a.scale, token);
+		const float scale = scale_of(a.scale, token);
 		for (int i = 4 * (int)threadIdx.x; i < a.dim; i += 4 * (int)blockDim.x) {
 			float d[4];
 			load4(d, a.dx + token * a.dim + i);
+			const float gain = gain_of(scale);
 			NC_UNROLL
 			for (int e = 0; e < 4; e++)
 				d[e] = gain * d[e];
@@ -73,7 +74,7 @@ template <int S> NC_DEVICE void leave(const LeaveArgs &a, Dots<S> &dots)
 	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x, turn ^= 1) {
 		Mixing<S> m;
 		load_mixing(m, a.coef + token * a.coef_stride);
-		const float gain = gain_of(a.scale, token);
+		const float scale = scale_of(a.scale, token);
 		float sums[N]; // post, then res
 		NC_UNROLL
 		for (int i = 0; i < N; i++)
@@ -87,6 +88,7 @@ template <int S> NC_DEVICE void leave(const LeaveArgs &a, Dots<S> &dots)
 				load4(x[s], a.x + place + (int64_t)s * a.dim);
 			}
 			load4(y, a.y + token * a.dim + at);
+			const float gain = gain_of(scale);
 			NC_UNROLL
 			for (int e = 0; e < 4; e++) {
 				float v = m.post[0] * d[0][e];
@@ -223,17 +225,18 @@ NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S, Next> &slots)
 			load4(pre, a.coef + token * a.coef_stride);
 		if (Mixed)
 			load_mixing(m, a.next.coef + token * a.next.coef_stride);
-		const float inverse_gain = 1.0f / gain_of(a.scale, token);
+		const float scale = scale_of(a.scale, token);
+		const float next_scale = Next ? scale_of(a.next.scale, token) : 1.0f;
 		// base: the streams in front of the scalars, which are what was read where there are none. from and
 		// y: what the next writing had.
 		Four raw[E];
-		float d[E][4], base[S][E][4], dx[S][E][4], initial[E][4], from[S][E][4], y[E][4];
+		float d[E][4], base[S][E][4], dx[S][E][4], initial[E][4], de[E][4], from[S][E][4], y[E][4];
 		NC_UNROLL
 		for (int k = 0; k < E; k++) {
 			const int i = 4 * tid + k * step;
 			NC_UNROLL
 			for (int e = 0; e < 4; e++) {
-				initial[k][e] = y[k][e] = 0;
+				initial[k][e] = de[k][e] = y[k][e] = 0;
 				NC_UNROLL
 				for (int s = 0; s < S; s++)
 					base[s][k][e] = dx[s][k][e] = from[s][k][e] = 0;
@@ -241,8 +244,10 @@ NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S, Next> &slots)
 			raw[k].clear();
 			if (i >= a.dim)
 				continue;
-			if (residual)
+			if (residual) {
 				load4(initial[k], a.initial + token * a.dim + i);
+				load4(de[k], a.dembed + token * a.dim + i);
+			}
 			const float *streams = Mixed ? a.next.x : residual ? a.before : a.x;
 			NC_UNROLL
 			for (int s = 0; s < S; s++) {
@@ -272,6 +277,9 @@ NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S, Next> &slots)
 							v = fmaf(m.res[s][j], from[j][k][e], v);
 						base[s][k][e] = fmaf(m.post[s], y[k][e], v);
 					}
+		if (Next)
+			ask(a.next.input, token);
+		const float inverse_gain = 1.0f / gain_of(scale);
 		float u[E][4], sums[2] = {0, 0};
 		NC_UNROLL
 		for (int k = 0; k < E; k++) {
@@ -296,13 +304,11 @@ NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S, Next> &slots)
 		NC_UNROLL
 		for (int i = 0; i < N; i++)
 			passed[i] = 0;
-		const float next_gain = Next ? gain_of(a.next.scale, token) : 1.0f;
+		const float next_gain = gain_of(next_scale);
 		NC_UNROLL
 		for (int k = 0; k < E; k++) {
 			const int i = 4 * tid + k * step;
-			float de[4] = {0, 0, 0, 0}, dy[4];
-			if (residual && i < a.dim)
-				load4(de, a.dembed + token * a.dim + i);
+			float dy[4];
 			NC_UNROLL
 			for (int e = 0; e < 4; e++) {
 				part[k][e] = fmaf(d[k][e], u[k][e] * n.inverse, part[k][e]);
@@ -318,7 +324,7 @@ NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S, Next> &slots)
 					if (residual) {
 						scalars[0] = fmaf(now[s], b, scalars[0]);
 						scalars[1] = fmaf(now[s], initial[k][e], scalars[1]);
-						de[e] = fmaf(second, now[s], de[e]);
+						de[k][e] = fmaf(second, now[s], de[k][e]);
 						now[s] = first * now[s];
 					}
 					dx[s][k][e] = now[s];
@@ -351,7 +357,7 @@ NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S, Next> &slots)
 			if (i >= a.dim)
 				continue;
 			if (residual)
-				store4(a.dembed + token * a.dim + i, de);
+				store4(a.dembed + token * a.dim + i, de[k]);
 			NC_UNROLL
 			for (int s = 0; s < S; s++)
 				store4(a.dx + (token * S + s) * a.dim + i, dx[s][k]);
@@ -405,11 +411,14 @@ NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S, Next> &slots)
 		enter<S, E, true>(a, slots);                                  \
 	}
 ENTER(1, 1, 512, 2)
-ENTER(1, 2, 1024, 1)
+ENTER(1, 2, 512, 1)
+ENTER(1, 4, 512, 1)
 ENTER(2, 1, 640, 1)
-ENTER(2, 2, 1024, 1)
+ENTER(2, 2, 512, 1)
+ENTER(2, 4, 512, 1)
 ENTER(4, 1, 512, 1)
-ENTER(4, 2, 1024, 1)
+ENTER(4, 2, 512, 1)
+ENTER(4, 4, 512, 1)
 
 // --------------------------------------------------------------------- last norm
 
@@ -442,7 +451,7 @@ template <int E> NC_DEVICE void last_norm(const LastNormArgs &a, Slots<2> &slots
 	}
 	int turn = 0;
 	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
-		const float inverse_gain = 1.0f / gain_of(a.scale, token);
+		const float scale = scale_of(a.scale, token);
 		float d[E][4], u[E][4], sums[2] = {0, 0};
 		NC_UNROLL
 		for (int k = 0; k < E; k++) {
@@ -463,6 +472,7 @@ template <int E> NC_DEVICE void last_norm(const LastNormArgs &a, Slots<2> &slots
 					u[k][e] = u[k][e] + v[e];
 			}
 			raw.values(d[k], a.half);
+			const float inverse_gain = 1.0f / gain_of(scale);
 			NC_UNROLL
 			for (int e = 0; e < 4; e++) {
 				u[k][e] = share * u[k][e];
@@ -505,8 +515,14 @@ NC_BOUNDED(last_norm_1, LastNormArgs, 512, 2)
 	last_norm<1>(a, slots);
 }
 
-NC_BOUNDED(last_norm_2, LastNormArgs, 1024, 1)
+NC_BOUNDED(last_norm_2, LastNormArgs, 512, 1)
 {
 	NC_SHARED Slots<2> slots;
 	last_norm<2>(a, slots);
+}
+
+NC_BOUNDED(last_norm_4, LastNormArgs, 512, 1)
+{
+	NC_SHARED Slots<2> slots;
+	last_norm<4>(a, slots);
 }

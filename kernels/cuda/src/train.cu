@@ -98,7 +98,8 @@ template <bool Gated> struct Inner {
 template <bool Gated> NC_DEVICE void activate_back(const ActivateBackArgs &a)
 {
 	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
-		const float inverse_gain = 1.0f / gain_of(a.scale, token), gain = gain_of(a.in_scale, token);
+		const float scale = scale_of(a.scale, token), in_scale = scale_of(a.in_scale, token);
+		ask(a.input, token);
 		NC_UNROLL_BY(2)
 		for (int i = 4 * (int)threadIdx.x; i < a.ffn; i += 4 * (int)blockDim.x) {
 			float d[4];
@@ -108,10 +109,11 @@ template <bool Gated> NC_DEVICE void activate_back(const ActivateBackArgs &a)
 			raw.load(a.d, a.half, token * a.ffn + i);
 			raw.values(d, a.half);
 			inner.activate(a.kind);
+		const float inverse_gain = 1.0f / gain_of(scale);
 			NC_UNROLL
 			for (int e = 0; e < 4; e++)
 				d[e] = d[e] * inverse_gain;
-			inner.finish(a, token, i, gain, d);
+			inner.finish(a, token, i, gain_of(in_scale), d);
 		}
 		widen(a.input, token);
 	}
@@ -136,7 +138,7 @@ template <int E, bool Gated> NC_DEVICE void activate_norm_back(const ActivateBac
 	}
 	int turn = 0;
 	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
-		const float inverse_gain = 1.0f / gain_of(a.scale, token), gain = gain_of(a.in_scale, token);
+		const float scale = scale_of(a.scale, token), in_scale = scale_of(a.in_scale, token);
 		float d[E][4], sums[2] = {0, 0};
 		Four raw[E];
 		Inner<Gated> inner[E];
@@ -150,6 +152,8 @@ template <int E, bool Gated> NC_DEVICE void activate_norm_back(const ActivateBac
 			if (token + gridDim.x < a.tokens)
 				inner[k].ask(a, token + gridDim.x, i);
 		}
+		ask(a.input, token);
+		const float inverse_gain = 1.0f / gain_of(scale);
 		NC_UNROLL
 		for (int k = 0; k < E; k++) {
 			if (4 * tid + k * step >= a.ffn)
@@ -178,7 +182,7 @@ template <int E, bool Gated> NC_DEVICE void activate_norm_back(const ActivateBac
 				part[k][e] = fmaf(d[k][e], u * n.inverse, part[k][e]);
 				v[e] = fmaf(n.factor, u, d[k][e] * w[k][e]) * n.inverse;
 			}
-			inner[k].finish(a, token, i, gain, v);
+			inner[k].finish(a, token, i, gain_of(in_scale), v);
 		}
 		widen(a.input, token);
 	}
@@ -234,7 +238,7 @@ template <int E> NC_DEVICE void sub_norm_back(const NormBackArgs &a, Slots<2> &s
 	}
 	int turn = 0;
 	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
-		const float inverse_gain = 1.0f / gain_of(a.scale, token);
+		const float scale = scale_of(a.scale, token);
 		float d[E][4], u[E][4], sums[2] = {0, 0};
 		Four raw[E];
 		NC_UNROLL
@@ -253,6 +257,8 @@ template <int E> NC_DEVICE void sub_norm_back(const NormBackArgs &a, Slots<2> &s
 			}
 			raw[k].load(a.d, a.half, token * a.width + i);
 		}
+		ask(a.input, token);
+		const float inverse_gain = 1.0f / gain_of(scale);
 		NC_UNROLL
 		for (int k = 0; k < E; k++) {
 			raw[k].values(d[k], a.half);

@@ -74,7 +74,7 @@ struct Four {
 // ahead asks for what a block's next token has at a place, so that it comes to the cache while this
 // one is worked on: one in eight threads, each 16 bytes away from the last, for a line of 128
 // bytes.
-NC_DEVICE void ahead(const float *p)
+NC_DEVICE void ahead(const void *p)
 {
 #ifdef __CUDACC_RTC__
 	if (threadIdx.x % 8 == 0)
@@ -84,13 +84,14 @@ NC_DEVICE void ahead(const float *p)
 #endif
 }
 
+// scale_of is the scale of a token's int8 values; null: the input is not int8. It is loaded in
+// front of the token's vectors; what depends on it stands behind their loads, which then do not
+// wait for it.
+NC_DEVICE float scale_of(const float *scale, int64_t token) { return scale ? scale[token] : 1.0f; }
+
 // gain_of is what a token's dy is multiplied by, as core/model's gainOf: the scale of its int8
-// values, which then are exact factors of the product for the weights. null: the input is not int8.
-NC_DEVICE float gain_of(const float *scale, int64_t token)
-{
-	const float s = scale ? scale[token] : 1.0f;
-	return s > 1e-30f && s < 1e30f ? s : 1.0f;
-}
+// values, which then are exact factors of the product for the weights.
+NC_DEVICE float gain_of(float scale) { return scale > 1e-30f && scale < 1e30f ? scale : 1.0f; }
 
 // Int8 is quantised vectors that become factors of a product, in bfloat16 or half precision: exact.
 struct Int8 {
@@ -129,6 +130,13 @@ NC_DEVICE void widen(const Int8 &a, int64_t token, int me, int threads)
 				        nc_pack_half(v[h + 4], v[h + 5]), nc_pack_half(v[h + 6], v[h + 7]));
 		}
 	}
+}
+
+// ask is for what widen of a token will load.
+NC_DEVICE void ask(const Int8 &a, int64_t token)
+{
+	if (a.q && 16 * (int)threadIdx.x < a.cols)
+		ahead(a.q + token * a.stride + 16 * (int)threadIdx.x);
 }
 
 NC_DEVICE void widen(const Int8 &a, int64_t token)

@@ -36,8 +36,16 @@ func gemm(t *testing.T, th *cuda.Thread, o *cuda.Ops, r *rand.Rand, tokens, rows
 	dw, err := th.UploadTernary(w)
 	require.NoError(t, err)
 	a := cuda.Act{Tokens: tokens, Cols: cols, Stride: x.Stride, Group: group, Q: put(t, th, x.Q), Scale: put(t, th, x.Scale), Sums: put(t, th, x.Sums)}
-	require.NoError(t, o.Ternary(dst, ldd, &dw, &a, tokens))
-	require.Equal(t, bits(want), bits(get[float32](t, th, dst, len(want))), "%d tokens, %d x %d in groups of %d", tokens, rows, cols, group)
+	start := get[float32](t, th, dst, len(want))
+	for name, f := range map[string]func() error{
+		"the kernel for the device": func() error { return o.Ternary(dst, ldd, &dw, &a, tokens) },
+		"small pieces":              func() error { return o.GEMMBy(true, dst, ldd, &dw, &a, tokens) },
+		"large pieces":              func() error { return o.GEMMBy(false, dst, ldd, &dw, &a, tokens) },
+	} {
+		require.NoError(t, cuda.Upload(th, dst, start))
+		require.NoError(t, f())
+		require.Equal(t, bits(want), bits(get[float32](t, th, dst, len(want))), "%s: %d tokens, %d x %d in groups of %d", name, tokens, rows, cols, group)
+	}
 }
 
 func TestHopperGivesTheBitsOfTheReference(t *testing.T) {

@@ -10,10 +10,10 @@ import (
 // Ops is the kernels on a device. Its methods queue work on the thread that it was loaded
 // on. Results are those of kernels.Set, to the bit.
 type Ops struct {
-	t                    *Thread
-	quantize, gemv, gemm *Kernel
-	hopper               *hopper // nil: not on this device
-	notices              []string
+	t                               *Thread
+	quantize, gemv, gemm, gemmSmall *Kernel
+	hopper                          *hopper // nil: not on this device
+	notices                         []string
 
 	embed, mix, gather, rotate, attention, activate, headFloat, headQ8 *Kernel
 }
@@ -27,7 +27,7 @@ func (t *Thread) Ops(image Image) (*Ops, error) {
 		return t.ops, nil
 	}
 	o := &Ops{t: t}
-	err := t.loadKernels(image, "ternary", map[string]**Kernel{"quantize": &o.quantize, "ternary_gemv": &o.gemv, "ternary_gemm": &o.gemm}, "quantize", "ternary_gemv")
+	err := t.loadKernels(image, "ternary", map[string]**Kernel{"quantize": &o.quantize, "ternary_gemv": &o.gemv, "ternary_gemm": &o.gemm, "ternary_gemm_small": &o.gemmSmall}, "quantize", "ternary_gemv", "ternary_gemm", "ternary_gemm_small")
 	if err != nil {
 		return nil, err
 	}
@@ -193,10 +193,23 @@ func product(dst Ptr, ldd int, w *Ternary, x *Act, tokens int) productArgs {
 	}
 }
 
+// gemmProduct queues a product by mma.sync: in pieces of 128 rows by 128 tokens, or of 64 by 64 if
+// those would not do for the multiprocessors.
 func (o *Ops) gemmProduct(dst Ptr, ldd int, w *Ternary, x *Act, tokens int) error {
+	pieces := (w.Rows + 127) / 128 * ((tokens + 127) / 128)
+	return o.gemmBy(4*pieces < 3*o.t.device.Multiprocessors, dst, ldd, w, x, tokens)
+}
+
+func (o *Ops) gemmBy(small bool, dst Ptr, ldd int, w *Ternary, x *Act, tokens int) error {
 	a := product(dst, ldd, w, x, tokens)
-	grid := [3]uint32{uint32((w.Rows + 63) / 64), uint32((tokens + 63) / 64), 1}
-	return Launch(o.t, o.gemm, Shape{Grid: grid, Block: [3]uint32{128, 1, 1}}, &a)
+	k, side, threads := o.gemm, 128, 256
+	if small {
+		k, side, threads = o.gemmSmall, 64, 64
+	}
+	// Bytes of a stage: activations, tiles, and of at most four groups sums and scales.
+	stage := side*128 + side*32 + 4*side*4 + 4*side*2
+	grid := [3]uint32{uint32((w.Rows + side - 1) / side), uint32((tokens + side - 1) / side), 1}
+	return Launch(o.t, k, Shape{Grid: grid, Block: [3]uint32{uint32(threads), 1, 1}, Shared: uint32(4 * stage)}, &a)
 }
 
 // gemvShared is the dynamic shared memory of ternary_gemv in bytes: sums of 16 rows by runs of 128

@@ -146,7 +146,7 @@ func TestTernaryGivesTheBitsOfTheReference(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for _, c := range []struct{ tokens, rows, cols, group int }{
 		{1, 768, 768, 128}, {2, 50, 304, 16}, {1, 16, 16, 16}, {3, 40, 1000, 1000}, {1, 100, 2560, 2560}, {5, 33, 528, 48},
-		{16, 64, 256, 128}, {66, 40, 400, 128}, {17, 20, 80, 80}, {64, 70, 304, 64}, {20, 48, 528, 48},
+		{16, 64, 256, 128}, {66, 40, 400, 128}, {17, 20, 80, 80}, {64, 70, 304, 64}, {20, 48, 528, 48}, {20, 40, 208, 32}, {18, 33, 400, 96},
 	} {
 		t.Run(fmt.Sprint(c), func(t *testing.T) {
 			w := random(r, c.rows, c.cols, c.group)

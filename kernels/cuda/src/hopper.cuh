@@ -5,6 +5,7 @@
 // On the host, copies are carried out late and in random order, and products when they are
 // waited for: until then their results hold 0xA5A5A5A5, and their factors are not yet read.
 #pragma once
+#include "method.cuh"
 #include "mma.cuh"
 
 // nc_map describes a matrix to the copying engine: what cuTensorMapEncodeTiled writes.
@@ -31,13 +32,7 @@ NC_DEVICE uint64_t nc_descriptor(uint32_t address)
 #define NC_GRID_KERNEL(name, Args, threads) \
 	extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Args a)
 
-// NC_METHOD is a member function of a structure.
-#define NC_METHOD __device__ __forceinline__
-
 NC_DEVICE uint32_t nc_address(nc_place p) { return p; }
-
-// nc_store2 writes two numbers at an address aligned to 8.
-NC_DEVICE void nc_store2(float *to, float a, float b) { *(float2 *)to = make_float2(a, b); }
 
 // A barrier is 8 bytes of shared memory. A phase of it ends when `count` threads have arrived and
 // the bytes that they expect have come; the phases' parities alternate from 0.

@@ -5,7 +5,6 @@
 #include <vector>
 
 #define NC_GRID_KERNEL(name, Args, threads) NC_KERNEL(name, Args)
-#define NC_METHOD inline
 
 namespace nc_host
 {
@@ -147,12 +146,6 @@ static void carry_out(size_t groups_left)
 } // namespace nc_host
 
 NC_DEVICE uint32_t nc_address(nc_place p) { return (uint32_t)((uintptr_t)p & 0x3ffff); }
-
-NC_DEVICE void nc_store2(float *to, float a, float b)
-{
-	nc_host::aligned(to, 8, "a store of two");
-	to[0] = a, to[1] = b;
-}
 
 NC_DEVICE void nc_barrier(nc_place b, int count)
 {

@@ -1,6 +1,6 @@
 // Quantisation of activations and products with ternary matrices: the results of
 // kernels.Set's RMSNormQuantize, Quantize, TernaryGEMV and TernaryGEMM, to the bit.
-#include "mma.cuh"
+#include "method.cuh"
 #include "order.cuh"
 #include "quantize.cuh"
 
@@ -130,70 +130,206 @@ NC_BOUNDED(ternary_gemv, ProductArgs, 512, 2)
 	}
 }
 
-// Many tokens, on tensor cores: a block of 128 threads for 64 rows and 64 tokens; the group
-// is a multiple of 32 columns or the row. A warp has 16 rows, whose tiles are the
-// first operand of nc_mma as they stand: its word for row g and columns 4t.. is codes(word
-// of row g, t).
-enum { Tokens = 64, Step = 128, Pad = Step + 16 };
+// Many tokens, on tensor cores; the group is a multiple of 32 columns or the row. A warp has 32
+// rows and 64 tokens, a block R by C warps. Activations and tiles come to shared memory four
+// stages of 128 columns ahead; the 16-byte parts of a token's columns are exchanged by XOR with
+// token%8, so that no two rows of an nc_ldmatrix lie in the same banks.
+//
+// Of 32 columns a warp has 16 products (128 cycles of an A100's tensor core) for four loads of
+// activations, four of weights and 16 instructions that unpack them; of a group three for
+// each of a thread's 64 results. Row g of a product is row 2g of 16, row g+8 row 2g+1: a
+// thread's words of a tile, and its results of a token, lie side by side.
+enum {
+	Stages = 4,
+	Step = 128,        // columns of a stage
+	Parts = 4,         // groups that a stage is within, at most
+	Begin = 0x4b400000 // 1.5·2^23: with a small integer added, the bits of a float that much larger
+};
 
-NC_KERNEL(ternary_gemm, ProductArgs)
-{
-	NC_SHARED uint4 staged[Tokens * Pad / 16];
-	const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32, g = lane / 4, t = lane % 4;
-	const int64_t block = (int64_t)blockIdx.x * 4 + warp,
-				  first_token = (int64_t)blockIdx.y * Tokens;
-	const bool rows = block * 16 < a.rows;
-	const uint32_t *tiles = (const uint32_t *)(a.tiles + (rows ? block : 0) * a.col_tiles * 4);
-	const uint16_t *scales = a.scales + (rows ? block : 0) * a.groups * 16;
-	int dot[Tokens / 8][4];
-	float y[Tokens / 8][4];
-	for (int n = 0; n < Tokens / 8; n++)
-		for (int i = 0; i < 4; i++)
-			dot[n][i] = 0, y[n][i] = 0;
+template <int R, int C> struct Gemm {
+	enum {
+		Threads = 32 * R * C,
+		Rows = 32 * R,
+		Tokens = 64 * C,
+		QBytes = Tokens * Step,
+		WBytes = Rows / 16 * (Step / 16) * 64,
+		SumBytes = Parts * Tokens * 4,
+		ScaleBytes = Parts * Rows * 2,
+		Bytes = QBytes + WBytes + SumBytes + ScaleBytes // of a stage
+	};
+	const ProductArgs &a;
+	char *memory;
+	int64_t block0, token0;
+	int tid;
 
-	for (int base = 0; base < a.stride; base += Step) {
-		__syncthreads();
-		for (int i = tid; i < Tokens * Step / 16; i += 128) {
-			const int token = i / (Step / 16), column = i % (Step / 16) * 16;
-			uint4 v = {0, 0, 0, 0};
-			if (first_token + token < a.tokens && base + column < a.stride)
-				v = *(const uint4 *)(a.q + (first_token + token) * a.stride + base + column);
-			staged[(token * Pad + column) / 16] = v;
-		}
-		__syncthreads();
-		for (int column = base; column < base + Step && column < 16 * a.col_tiles; column += 32) {
-			const int k = column / 16;
-			const bool odd = k + 1 < a.col_tiles; // else the second half meets zeros of q
-			const uint32_t *w = tiles + 16 * k;
-			const uint32_t left[4] = {codes(w[g], t), codes(w[g + 8], t),
-			                          odd ? codes(w[16 + g], t) : 0,
-			                          odd ? codes(w[16 + g + 8], t) : 0};
-			for (int n = 0; n < Tokens / 8; n++) {
-				const uint32_t *v =
-					(const uint32_t *)staged + ((8 * n + g) * Pad + column - base) / 4;
-				const uint32_t right[2] = {v[t], v[4 + t]};
-				nc_mma(dot[n], left, right);
+	// fetch begins to copy a stage.
+	NC_METHOD void fetch(int stage) const
+	{
+		const int base = stage * Step;
+		if (base < 16 * a.col_tiles) {
+			const nc_place q = nc_place_of(memory) + stage % Stages * Bytes, w = q + QBytes,
+						   s = w + WBytes, c = s + SumBytes;
+			for (int i = tid; i < QBytes / 16; i += Threads) {
+				const int n = i / 8, part = i % 8, column = base + 16 * part;
+				const int64_t token = token0 + n;
+				const bool inside = token < a.tokens && column < a.stride;
+				nc_copy16(q + 128 * n + 16 * (part ^ n % 8),
+				          inside ? a.q + token * a.stride + column : a.q, inside);
 			}
-			const int end = column + 32;
-			if (end % a.group != 0 && end < 16 * a.col_tiles)
-				continue;
-			const int group = column / a.group;
-			const float s0 = nc_half(scales[16 * group + g]),
-						s1 = nc_half(scales[16 * group + g + 8]);
-			for (int n = 0; n < Tokens / 8; n++)
-				for (int i = 0; i < 4; i++) {
-					const int64_t token = first_token + 8 * n + 2 * t + i % 2;
-					const int sum = token < a.tokens ? a.sums[token * a.groups + group] : 0;
-					y[n][i] = fmaf((float)(dot[n][i] - sum), i < 2 ? s0 : s1, y[n][i]);
-					dot[n][i] = 0;
+			for (int i = tid; i < WBytes / 16; i += Threads) {
+				const int64_t block = block0 + i / 32;
+				const int tile = base / 16 + i % 32 / 4;
+				const bool inside = block * 16 < a.rows && tile < a.col_tiles;
+				nc_copy16(w + 16 * i,
+				          inside ? a.tiles + (block * a.col_tiles + tile) * 4 + i % 4 : a.tiles,
+				          inside);
+			}
+			const int group = base / a.group;
+			for (int i = tid; i < Parts * Tokens; i += Threads) {
+				const int64_t token = token0 + i % Tokens;
+				const int g = group + i / Tokens;
+				const bool inside = token < a.tokens && g < a.groups;
+				nc_copy4(s + 4 * i, inside ? a.sums + token * a.groups + g : a.sums, inside);
+			}
+			for (int i = tid; i < ScaleBytes / 16; i += Threads) {
+				const int64_t block = block0 + i / 2 % (Rows / 16);
+				const int g = group + i / 2 / (Rows / 16);
+				const bool inside = block * 16 < a.rows && g < a.groups;
+				nc_copy16(c + 16 * i,
+				          inside ? a.scales + (block * a.groups + g) * 16 + i % 2 * 8 : a.scales,
+				          inside);
+			}
+		}
+		nc_commit();
+	}
+
+	NC_METHOD void run() const
+	{
+		const int lane = tid % 32, warp = tid / 32, g = lane / 4, t = lane % 4;
+		const int rows = warp % R * 32, tokens = warp / R * 64; // of the warp in the block
+		// Longer groups have sums that are no small integers.
+		const bool small = a.group <= 1 << 15;
+		int dot[2][8][4];
+		float y[2][8][4];
+		NC_UNROLL for (int m = 0; m < 2; m++)
+			NC_UNROLL for (int n = 0; n < 8; n++)
+				NC_UNROLL for (int i = 0; i < 4; i++)
+					y[m][n][i] = 0;
+		for (int stage = 0; stage < Stages - 1; stage++)
+			fetch(stage);
+		bool fresh = true; // a group begins
+		for (int stage = 0; stage * Step < 16 * a.col_tiles; stage++) {
+			nc_await<Stages - 2>();
+			__syncthreads(); // the stage is there, and nobody reads the one before
+			fetch(stage + Stages - 1);
+			const char *at = memory + stage % Stages * Bytes;
+			const nc_place q = nc_place_of(at);
+			const uint32_t *w = (const uint32_t *)(at + QBytes) + rows / 16 * (Step / 16) * 16;
+			const int32_t *sums = (const int32_t *)(at + QBytes + WBytes) + tokens;
+			const uint16_t *scales = (const uint16_t *)(at + QBytes + WBytes + SumBytes) + rows;
+			NC_UNROLL_BY(1)
+			for (int k = 0; k < Step / 32; k++) {
+				const int column = stage * Step + 32 * k;
+				if (column >= 16 * a.col_tiles)
+					break;
+				const int part = column / a.group - stage * Step / a.group;
+				if (fresh) {
+					NC_UNROLL for (int n = 0; n < 8; n++)
+					{
+						const uint64_t two =
+							*(const uint64_t *)(sums + part * Tokens + 8 * n + 2 * t);
+						const int first = (small ? Begin : 0) - (int)(uint32_t)two,
+								  second = (small ? Begin : 0) - (int)(uint32_t)(two >> 32);
+						NC_UNROLL for (int m = 0; m < 2; m++) dot[m][n][0] = dot[m][n][2] = first,
+															  dot[m][n][1] = dot[m][n][3] = second;
+					}
 				}
+				uint32_t left[2][4];
+				NC_UNROLL for (int m = 0; m < 2; m++)
+					NC_UNROLL for (int h = 0; h < 2; h++)
+				{
+					const uint64_t two =
+						*(const uint64_t *)(w + (m * (Step / 16) + 2 * k + h) * 16 + 2 * g);
+					left[m][2 * h] = (uint32_t)two >> 2 * t & 0x03030303u;
+					left[m][2 * h + 1] = (uint32_t)(two >> 32) >> 2 * t & 0x03030303u;
+				}
+				NC_UNROLL for (int n = 0; n < 8; n += 2)
+				{
+					const int token = tokens + 8 * n + lane % 8 + (lane >= 16 ? 8 : 0);
+					const int part16 = 2 * k + lane / 8 % 2;
+					uint32_t right[4];
+					nc_ldmatrix(right, q + 128 * token + 16 * (part16 ^ token % 8));
+					NC_UNROLL for (int m = 0; m < 2; m++)
+					{
+						nc_mma(dot[m][n], left[m], right);
+						nc_mma(dot[m][n + 1], left[m], right + 2);
+					}
+				}
+				const int end = column + 32;
+				fresh = end % a.group == 0 || end >= 16 * a.col_tiles;
+				if (!fresh)
+					continue;
+				NC_UNROLL for (int m = 0; m < 2; m++)
+				{
+					const uint32_t both =
+						*(const uint32_t *)(scales + part * Rows + 16 * m + 2 * g);
+					const float even = nc_half((uint16_t)both),
+								odd = nc_half((uint16_t)(both >> 16));
+					NC_UNROLL for (int n = 0; n < 8; n++)
+						NC_UNROLL for (int i = 0; i < 4; i++)
+					{
+						const int d = dot[m][n][i];
+						const float x =
+							small ? __uint_as_float((uint32_t)d) - __uint_as_float(Begin) : (float)d;
+						y[m][n][i] = fmaf(x, i < 2 ? even : odd, y[m][n][i]);
+					}
+				}
+			}
+		}
+		nc_await<0>();
+		const bool pairs = a.ldd % 2 == 0 && (uint64_t)a.dst % 8 == 0;
+		NC_UNROLL for (int n = 0; n < 8; n++)
+			NC_UNROLL for (int i = 0; i < 2; i++)
+		{
+			const int64_t token = token0 + tokens + 8 * n + 2 * t + i;
+			if (token >= a.tokens)
+				continue;
+			const float scale = a.scale[token] * a.gain;
+			NC_UNROLL for (int m = 0; m < 2; m++)
+			{
+				const int64_t row = block0 * 16 + rows + 16 * m + 2 * g;
+				float *to = a.dst + token * a.ldd + row;
+				const float first = scale * y[m][n][i], second = scale * y[m][n][2 + i];
+				if (pairs && row + 1 < a.rows) {
+					nc_store2(to, first, second);
+					continue;
+				}
+				if (row < a.rows)
+					to[0] = first;
+				if (row + 1 < a.rows)
+					to[1] = second;
+			}
 		}
 	}
-	for (int n = 0; n < Tokens / 8; n++)
-		for (int i = 0; i < 4; i++) {
-			const int64_t token = first_token + 8 * n + 2 * t + i % 2,
-						  row = block * 16 + g + i / 2 * 8;
-			if (rows && row < a.rows && token < a.tokens)
-				a.dst[token * a.ldd + row] = a.scale[token] * a.gain * y[n][i];
-		}
+};
+
+template <int R, int C> NC_DEVICE void gemm(const ProductArgs &a, char *memory)
+{
+	Gemm<R, C>{a, memory, (int64_t)blockIdx.x * (2 * R), (int64_t)blockIdx.y * (64 * C),
+	           (int)threadIdx.x}
+		.run();
+}
+
+// 128 rows by 128 tokens. Registers bound a multiprocessor to one block.
+NC_BOUNDED(ternary_gemm, ProductArgs, 256, 1)
+{
+	NC_DYNAMIC(char, memory);
+	gemm<4, 2>(a, memory);
+}
+
+// 64 rows by 64 tokens, where there are few.
+NC_BOUNDED(ternary_gemm_small, ProductArgs, 64, 4)
+{
+	NC_DYNAMIC(char, memory);
+	gemm<2, 1>(a, memory);
 }

@@ -2,7 +2,6 @@ package cuda
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"unsafe"
 
 	"github.com/architehc/nanochat/kernels"
@@ -144,30 +143,34 @@ func (o *Ops) checkHopper(h *hopper) (err error) {
 		kernel      *Kernel
 		cols, group int
 	}{{h.groups128, 272, 128}, {h.groups64, 208, 64}, {h.long, 528, 256}} {
-		r := rand.New(rand.NewPCG(9, uint64(c.group)))
+		state := uint64(c.group)
+		random := func(n int) int { // Knuth's linear congruence; its high bits
+			state = state*6364136223846793005 + 1442695040888963407
+			return int(state>>33) % n
+		}
 		w := Ternary{Rows: rows, Cols: c.cols, Group: c.group, Gain: 1.5}
 		x := Act{Tokens: tokens, Cols: c.cols, Stride: kernels.ActStride(c.cols), Group: c.group}
 		tiles := make([]byte, (rows+15)/16*(c.cols/16)*64)
 		for i := range tiles {
 			for j := range 4 {
-				tiles[i] |= byte(r.IntN(3)) << (2 * j)
+				tiles[i] |= byte(random(3)) << (2 * j)
 			}
 		}
 		scales := make([]byte, (rows+15)/16*x.Groups()*32)
 		for i := 0; i < len(scales); i += 2 {
-			scales[i], scales[i+1] = byte(r.Uint32()), byte(0x2c+r.IntN(8)) // halves near 1/16
+			scales[i], scales[i+1] = byte(random(256)), byte(0x2c+random(8)) // halves near 1/16
 		}
 		q, sums := make([]byte, tokens*x.Stride), make([]int32, tokens*x.Groups())
 		for i := range tokens {
 			for j := range c.cols {
-				v := r.IntN(255) - 127
+				v := random(255) - 127
 				q[i*x.Stride+j] = byte(int8(v))
 				sums[i*x.Groups()+j/c.group] += int32(v)
 			}
 		}
 		scale := make([]float32, tokens)
 		for i := range scale {
-			scale[i] = r.Float32()
+			scale[i] = float32(random(1<<24)) / (1 << 24)
 		}
 		w.Tiles, w.Scales, x.Q = send(tiles), send(scales), send(q)
 		x.Sums, x.Scale = send(make([]byte, 4*len(sums))), send(make([]byte, 4*len(scale)))

@@ -61,29 +61,44 @@ NC_BOUNDED(ternary_gemv, ProductArgs, 512, 2)
 		const int c = tid + i * threads;
 		w[i] = c < chunks ? tiles[c] : none;
 	}
-	for (int i = tid; i < 16 * a.groups; i += threads)
-		scales[i] = nc_half(a.scales[block * a.groups * 16 + i]);
+	// Numbers that are needed late are asked for early and put where all find them late, so that
+	// nothing waits for them in front of other loads.
+	const uint16_t *halves = a.scales + block * a.groups * 16;
+	const int factors = 16 * a.groups;
+	uint16_t half[2];
+	for (int i = 0; i < 2; i++)
+		half[i] = tid + i * threads < factors ? halves[tid + i * threads] : 0;
 	nc_after_previous(); // weights are there before; the rest comes from it
 
 	for (int64_t token = blockIdx.y; token < a.tokens; token += gridDim.y) {
 		const uint4 *q = (const uint4 *)(a.q + token * a.stride);
-		for (int i = tid; i < a.groups; i += threads)
-			sums[i] = a.sums[token * a.groups + i];
-		if (!whole)
+		const bool begins = token == blockIdx.y;
+		const int32_t sum0 = tid < a.groups ? a.sums[token * a.groups + tid] : 0;
+		const float unit = tid < 16 ? a.scale[token] : 0;
+		if (!whole) {
 			for (int i = tid; i < 16 * runs; i += threads)
 				dots[i] = 0;
-		if (!whole)
 			__syncthreads();
+		}
 		for (int first = 0; first < chunks; first += Ahead * threads) {
 			uint4 v[Ahead];
 			for (int i = 0; i < Ahead; i++) {
 				const int c = first + tid + i * threads;
-				if (first > 0 || token != blockIdx.y) {
-					// The first ones of a row that fits stay in their registers.
-					if (chunks > Ahead * threads)
-						w[i] = c < chunks ? tiles[c] : none;
-				}
 				v[i] = c < chunks ? q[c / 4] : none;
+				// The first weights of a row that fits stay in their registers.
+				if ((first > 0 || !begins) && chunks > Ahead * threads)
+					w[i] = c < chunks ? tiles[c] : none;
+			}
+			if (first == 0) {
+				if (tid < a.groups)
+					sums[tid] = sum0;
+				for (int i = tid + threads; i < a.groups; i += threads)
+					sums[i] = a.sums[token * a.groups + i];
+				for (int i = 0; begins && i < 2; i++)
+					if (tid + i * threads < factors)
+						scales[tid + i * threads] = nc_half(half[i]);
+				for (int i = tid + 2 * threads; begins && i < factors; i += threads)
+					scales[i] = nc_half(halves[i]);
 			}
 			for (int i = 0; i < Ahead; i++) {
 				const int c = first + tid + i * threads;
@@ -124,7 +139,7 @@ NC_BOUNDED(ternary_gemv, ProductArgs, 512, 2)
 					dot += dots[16 * i + tid];
 				y = fmaf((float)dot, scales[16 * g + tid], y);
 			}
-			a.dst[token * a.ldd + row] = a.scale[token] * a.gain * y;
+			a.dst[token * a.ldd + row] = unit * a.gain * y;
 		}
 		__syncthreads();
 	}

@@ -147,7 +147,7 @@ func requireGradients(t testing.TB, tr *Trainer, want, got LossSum, grads [][]fl
 	require.Equal(t, want.Count, got.Count)
 	n := float64(want.Count)
 	for _, x := range [][2]float64{{want.NLL, got.NLL}, {want.Entropy, got.Entropy}, {want.Objective, got.Objective}} {
-		require.InDelta(t, x[0]/n, x[1]/n, 3e-3)
+		require.InDelta(t, x[0]/n, x[1]/n, 5e-3)
 	}
 	require.InDelta(t, want.LSE2/n, got.LSE2/n, 1e-2)
 	var all, zero []float32
@@ -167,13 +167,12 @@ func requireGradients(t testing.TB, tr *Trainer, want, got LossSum, grads [][]fl
 	}
 }
 
-// Forward and backward of a device against those of the processor. By default some
-// configurations; NANOCHAT_LONG=1 takes all.
+// Forward and backward of a device against those of the processor. NANOCHAT_LONG=1 takes the
+// wide network too.
 func TestGPUTrainGradients(t *testing.T) {
 	device, image := gpu(t)
-	short := map[string]bool{"nano": true, "relu2_glu sub_norm": true, "swiglu": true, "tied f16": true, "gqa": true, "2 streams sinkhorn true": true, "4 streams bvn false": true}
 	for name, c := range gpuAxes() {
-		if !short[name] && os.Getenv("NANOCHAT_LONG") == "" {
+		if name == "wide" && os.Getenv("NANOCHAT_LONG") == "" && !cudatest.OnGPU(os.Getenv) {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
@@ -356,7 +355,7 @@ func TestGPUTrainLossCurve(t *testing.T) {
 	require.NoError(t, err)
 	tr.Init(1)
 	o := optimOptions() // at such rates that twenty steps learn half of the batch
-	o.Rules[optim.Matrix] = optim.Rule{Kind: optim.Muon, LR: 1e-2}
+	o.Rules[optim.Matrix] = optim.Rule{Kind: optim.Muon, LR: 6e-3}
 	opt, err := optim.New(tr.Params(), o)
 	require.NoError(t, err)
 	g := newGPUTrainer(t, c, device, image, GPUTrainOptions{Tokens: 96, SeqLen: 32, Graph: true, Optim: o})

@@ -126,8 +126,8 @@ func (b *trainBench) run(x *cuda.Train, vocab int) {
 	table := b.memory(4 * seq * b.hd / 2)
 	rot := cuda.TrainRotation{X: big, QNorm: weight, KNorm: weight, Cosine: table, Sine: table, Heads: b.heads, KVHeads: b.heads, HeadDim: b.hd, Half: b.hd / 2, Eps: 1e-5}
 	b.time("positions forward", 6*3*q, func() error { return x.Rotate(dyb, &rot, docs) })
-	b.time("positions, with norms", 6*3*q+4*2*q+3*d, func() error {
-		_, _, err := x.RotateBack(&cuda.RotateBack{TrainRotation: rot, DQ: grad, DK: grad, DV: grad, DYB: dyb, Input: cuda.Factor{Act: in, BF16: factor}, Partial: partial}, docs)
+	b.time("positions, with norms", 4*3*q+4*2*q+3*d, func() error {
+		_, _, err := x.RotateBack(&cuda.RotateBack{TrainRotation: rot, DQ: grad, DK: grad, DV: grad, HalfD: true, DYB: dyb, Input: cuda.Factor{Act: in, BF16: factor}, Partial: partial}, docs)
 		return err
 	})
 	rows := int(x.PartialBytes(n, d)) / (4 * (d + 4))

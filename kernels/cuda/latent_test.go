@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -97,6 +98,16 @@ func TestPackGivesTheBitsOfTheQuantiser(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	shapes := []struct{ rows, cols, group int }{
 		{16, 128, 64}, {48, 256, 128}, {32, 512, 256}, {32, 768, 768}, {16, 320, 128}, {17, 80, 80}, {5, 33, 33}, {31, 304, 48}, {16, 96, 16}, {33, 1000, 1000}, {16, 64, 64}, {16, 544, 256},
+	}
+	seed, _ := strconv.ParseUint(os.Getenv("NANOCHAT_TEST_SEED"), 10, 64) // 0 if there is none
+	for other := rand.New(rand.NewPCG(seed, 3)); len(shapes) < 20; {
+		s := struct{ rows, cols, group int }{1 + other.IntN(60), 1 + other.IntN(600), 16 * (1 + other.IntN(12))}
+		if other.IntN(3) == 0 {
+			s.group = s.cols
+		} else if other.IntN(2) == 0 {
+			s.cols = s.cols/4*4 + 4
+		}
+		shapes = append(shapes, s)
 	}
 	kinds := []string{"normal", "tiny", "denormal", "huge", "zero", "steps", "sparse"}
 	withLatent(t, func(th *cuda.Thread, l *cuda.Latent) {

@@ -215,6 +215,11 @@ func newDevices(r *run) (learner, error) {
 		}
 		d.all = append(d.all, gpuTrainer{t})
 	}
+	which := info.Name
+	if n := len(g.devices); n > 1 {
+		which = fmt.Sprintf("%d GPUs, each %s", n, which)
+	}
+	r.logf("computing on %s: %s of its %s", which, size(d.all[0].DeviceParts().Total()), size(int64(info.Memory)))
 	return d, nil
 }
 

@@ -61,6 +61,7 @@ func TestGPULosses(t *testing.T) {
 			var log bytes.Buffer
 			res, err := train(t, small(t, append(sets, cudaSet)...), device, gpu, func(o *Options) { o.Log = &log })
 			require.NoError(t, err, log.String())
+			require.Regexp(t, `^computing on .+: \d+\.\d MiB of its \d+\.\d GiB\n`, log.String())
 			a, b := lines(t, cpu), lines(t, device)
 			require.Len(t, b, len(a))
 			most := 0.0

@@ -143,40 +143,6 @@ NC_DEVICE float kept(float *x, const Cache &c, int lane)
 	return finite ? unit : __uint_as_float(0x7fc00000u);
 }
 
-// Sixteen is that many elements of a vector in a cache as floats.
-struct Sixteen {
-	float v[16];
-};
-
-// sixteen loads elements 16i on of a vector of d; those beyond are 0. The vectors of a cache are
-// aligned to 16 bytes where d is a multiple of 16.
-NC_DEVICE Sixteen sixteen(const uint8_t *vector, int i, int d, bool int8)
-{
-	Sixteen e;
-	if (d % 16 != 0) {
-		for (int j = 0; j < 16; j++) {
-			const int k = 16 * i + j;
-			e.v[j] = k >= d ? 0
-			         : int8 ? (float)((const int8_t *)vector)[k]
-			                : nc_half(((const uint16_t *)vector)[k]);
-		}
-		return e;
-	}
-	const uint4 *at = (const uint4 *)vector + (int8 ? i : 2 * i);
-	const uint4 a = at[0];
-	const uint32_t w[4] = {a.x, a.y, a.z, a.w};
-	if (int8) {
-		for (int j = 0; j < 16; j++)
-			e.v[j] = (float)(int8_t)(w[j / 4] >> j % 4 * 8);
-		return e;
-	}
-	const uint4 b = at[1];
-	const uint32_t u[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-	for (int j = 0; j < 16; j++)
-		e.v[j] = nc_half((uint16_t)(u[j / 2] >> j % 2 * 16));
-	return e;
-}
-
 // Norms and rotates queries and new keys, stores keys and values, and multiplies queries with all
 // keys: a block of 64 threads for one head of one token and one page, blockIdx.y, of its
 // sequence. Those behind the token have nothing to do.

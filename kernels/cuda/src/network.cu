@@ -3,6 +3,7 @@
 // processor, to the bit.
 #include "cache.cuh"
 #include "mix.cuh"
+#include "mma.cuh"
 #include "order.cuh"
 
 // ------------------------------------------------------------ embedding, streams
@@ -160,13 +161,13 @@ NC_KERNEL(attention, AttentionArgs)
 			float s[16];
 			for (int i = 0; i < 16; i++)
 				s[i] = 0;
-			for (int i = 0; i < d; i++) {
-				const float k = a.cache.int8 ? (float)((const int8_t *)h.k)[tid * d + i]
-				                             : nc_half(((const uint16_t *)h.k)[tid * d + i]);
-				s[i & 15] = fmaf(q[i], k, s[i & 15]);
+			const uint8_t *key = h.k + (int64_t)tid * d * (a.cache.int8 ? 1 : 2);
+			NC_UNROLL_BY(4)
+			for (int i = 0; i < (d + 15) / 16; i++) {
+				const Sixteen k = sixteen(key, i, d, a.cache.int8);
+				for (int j = 0; j < 16; j++)
+					s[j] = 16 * i + j < d ? fmaf(q[16 * i + j], k.v[j], s[j]) : s[j] + 0.0f;
 			}
-			for (int i = d & 15; i != 0 && i < 16; i++)
-				s[i] = s[i] + 0.0f;
 			for (int step = 8; step > 0; step /= 2)
 				for (int i = 0; i < step; i++)
 					s[i] = s[i] + s[i + step];

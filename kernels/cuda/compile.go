@@ -216,24 +216,73 @@ var codeVersion = sync.OnceValue(func() string {
 })
 
 // CompileTo compiles every source for these architectures into a directory, for CodeCache.Ready of machines
-// without a compiler. wrote is called after each file. What is there already is not compiled again.
+// without a compiler; as many at once as there are processors. wrote is called after each file. What is
+// there already is not compiled again.
 func (c *Compiler) CompileTo(dir string, arches []string, wrote func(file string)) error {
-	for _, arch := range arches {
-		for _, name := range Sources() {
-			path := filepath.Join(dir, codeFile(name, arch))
-			if _, err := os.Stat(path); err != nil {
-				code, err := c.Compile(name, arch)
-				if err == nil {
-					err = keep(path, code)
-				}
-				if err != nil {
-					return err
-				}
+	names := Sources()
+	return together(len(names)*len(arches), func(i int) (done func(), err error) {
+		name, arch := names[i%len(names)], arches[i/len(names)]
+		path := filepath.Join(dir, codeFile(name, arch))
+		if _, err := os.Stat(path); err != nil {
+			code, err := c.Compile(name, arch)
+			if err == nil {
+				err = keep(path, code)
 			}
-			wrote(path)
+			if err != nil {
+				return nil, err
+			}
 		}
+		return func() { wrote(path) }, nil
+	})
+}
+
+// together calls f for 0 ... n-1, as many at once as there are processors, and what it returned one at a
+// time. It ends early at an error, the first of which it returns.
+func together(n int, f func(i int) (done func(), err error)) error {
+	var mu sync.Mutex
+	var wait sync.WaitGroup
+	var first error
+	next := 0
+	take := func() int { // the next one, or n
+		mu.Lock()
+		defer mu.Unlock()
+		if first != nil {
+			return n
+		}
+		next++
+		return min(next-1, n)
 	}
-	return nil
+	for range min(runtime.NumCPU(), n) {
+		wait.Go(func() {
+			for i := take(); i < n; i = take() {
+				done, err := recovered(i, f)
+				if err == nil {
+					_, err = recovered(i, func(int) (func(), error) {
+						mu.Lock()
+						defer mu.Unlock()
+						done()
+						return nil, nil
+					})
+				}
+				mu.Lock()
+				if first == nil {
+					first = err
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wait.Wait()
+	return first
+}
+
+func recovered(i int, f func(int) (func(), error)) (done func(), err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("cuda: internal error: %v", r)
+		}
+	}()
+	return f(i)
 }
 
 // keep writes a file so that others see all of it or nothing.

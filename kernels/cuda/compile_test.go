@@ -4,10 +4,12 @@ package cuda
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -34,27 +36,33 @@ func TestEverySourceCompilesForEveryArchitecture(t *testing.T) {
 	dir := filepath.Join("..", "..", "build", "cudatest", "nvrtc")
 	headers, err := fs.Glob(sources, "src/*.cuh")
 	require.NoError(t, err)
-	for _, arch := range []string{"sm_80", "sm_90a", "sm_100"} {
-		for _, name := range Sources() {
-			h := sha256.New()
-			for _, f := range append(headers, "src/"+name+".cu") {
-				text, err := sources.ReadFile(f)
-				require.NoError(t, err)
-				fmt.Fprintf(h, "%s %d %s", f, len(text), text)
+	names, arches := Sources(), []string{"sm_90a", "sm_80", "sm_100"}
+	require.NoError(t, together(len(names)*len(arches), func(i int) (func(), error) {
+		name, arch := names[i%len(names)], arches[i/len(names)]
+		h := sha256.New()
+		for _, f := range append(slices.Clone(headers), "src/"+name+".cu") {
+			text, err := sources.ReadFile(f)
+			if err != nil {
+				return nil, err
 			}
-			fmt.Fprint(h, options, c.Version(), arch)
-			done := filepath.Join(dir, fmt.Sprintf("%x", h.Sum(nil)[:12]))
-			if _, err := os.Stat(done); err == nil {
-				continue
-			}
-			code, err := c.Compile(name, arch)
-			require.NoError(t, err, "%s for %s", name, arch)
+			fmt.Fprintf(h, "%s %d %s", f, len(text), text)
+		}
+		fmt.Fprint(h, options, c.Version(), arch)
+		done := filepath.Join(dir, fmt.Sprintf("%x", h.Sum(nil)[:12]))
+		if _, err := os.Stat(done); err == nil {
+			return func() {}, nil
+		}
+		code, err := c.Compile(name, arch)
+		if err != nil {
+			return nil, fmt.Errorf("%s for %s: %w", name, arch, err)
+		}
+		return func() {
 			require.Equal(t, "\x7fELF", string(code[:4]))
 			if os.MkdirAll(dir, 0o755) == nil { // a checkout that cannot be written is compiled again
 				_ = os.WriteFile(done, []byte(name+" "+arch+"\n"), 0o644)
 			}
-		}
-	}
+		}, nil
+	}))
 }
 
 func TestErrorsOfTheCompiler(t *testing.T) {
@@ -123,6 +131,26 @@ func TestCodeThatIsReady(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(cache, "file"), nil, 0o600))
 	require.ErrorContains(t, c.CompileTo(filepath.Join(cache, "file"), []string{"sm_80"}, func(string) {}), "cuda: ")
 	require.ErrorContains(t, c.CompileTo(ready, []string{"sm_13"}, func(string) {}), "sm_13")
+}
+
+func TestTogetherEndsAtAnErrorOrPanic(t *testing.T) {
+	var got []int
+	require.NoError(t, together(100, func(i int) (func(), error) { return func() { got = append(got, i) }, nil }))
+	slices.Sort(got)
+	for i, v := range got {
+		require.Equal(t, i, v)
+	}
+	require.Len(t, got, 100)
+	require.NoError(t, together(0, nil))
+	fault := errors.New("a fault")
+	require.ErrorIs(t, together(1000, func(i int) (func(), error) {
+		if i > 5 {
+			return nil, fault
+		}
+		return func() { require.Less(t, i, 1000) }, nil
+	}), fault)
+	require.ErrorContains(t, together(1, func(int) (func(), error) { panic("oh") }), "oh")
+	require.ErrorContains(t, together(1, func(int) (func(), error) { return func() { panic("ah") }, nil }), "ah")
 }
 
 func TestSetupOfTheEnvironment(t *testing.T) {

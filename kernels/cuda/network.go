@@ -1,6 +1,10 @@
 package cuda
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/architehc/nanochat/kernels"
+)
 
 // This file queues the kernels of src/network.cu. Shapes are those of the kernels; each
 // structure of arguments has the layout of the one there.
@@ -183,7 +187,18 @@ type headArgs struct {
 	logits, table, x, q, scale, tokens Ptr
 	rows, cols, stride, kind           int32
 	softcap                            float32
-	_                                  int32
+	staged                             int32
+}
+
+// rowBytes is the size of a row of a table.
+func (w *Dense) rowBytes() int {
+	switch kernels.DType(w.Type) {
+	case kernels.F32:
+		return 4 * w.Cols
+	case kernels.Q8_0:
+		return w.Cols / 32 * 34
+	}
+	return 2 * w.Cols
 }
 
 // Logits computes dst [count][rows] for the vectors whose numbers are in tokens [count].
@@ -198,7 +213,11 @@ func (o *Ops) Logits(dst Ptr, h *Head, tokens Ptr, count int) error {
 		a.q, a.scale, a.stride = h.Act.Q, h.Act.Scale, int32(h.Act.Stride)
 	}
 	grid := [3]uint32{uint32((h.Table.Rows + rows - 1) / rows), uint32(count), 1}
-	return Launch(o.t, kernel, Shape{Grid: grid, Block: [3]uint32{128, 1, 1}}, &a)
+	s := Shape{Grid: grid, Block: [3]uint32{128, 1, 1}}
+	if shared := rows * h.Table.rowBytes(); shared <= o.t.device.dynamicShared() && h.Table.Data%16 == 0 {
+		a.staged, s.Shared = 1, uint32(shared)
+	}
+	return Launch(o.t, kernel, s, &a)
 }
 
 func perToken(tokens int) Shape {

@@ -34,7 +34,7 @@ func (t *Thread) Ops(image Image) (*Ops, error) {
 	err = t.loadKernels(image, "network", map[string]**Kernel{
 		"embed": &o.embed, "mix": &o.mix, "gather": &o.gather, "rotate": &o.rotate, "attention": &o.attention,
 		"activate": &o.activate, "head_float": &o.headFloat, "head_q8": &o.headQ8,
-	})
+	}, "head_float", "head_q8")
 	if err != nil {
 		return nil, err
 	}

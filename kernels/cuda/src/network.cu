@@ -260,22 +260,47 @@ struct HeadArgs {
 	const float *scale;    // [tokens]
 	const int32_t *tokens; // [gridDim.y]: which tokens
 	int32_t rows, cols, stride, type;
-	float softcap; // 0: none
-	int32_t reserved;
+	float softcap;  // 0: none
+	int32_t staged; // 1: rows of the table go through shared memory
 };
 
 NC_DEVICE float capped(float z, float c) { return c > 0 ? c * nc_tanh(z / c) : z; }
 
-// Eight rows a block of 128 threads, by gridDim.y tokens; 16 threads go along a row.
-NC_KERNEL(head_float, HeadArgs)
+// table_rows gives a block its `count` rows: copied to shared memory, all at once and 16 bytes at a
+// time, or where they are. The copies are under way before the kernel in front of this one ends,
+// which writes no table. Rows beyond the table are its last ones; the copy's last 15 bytes may lie
+// behind it, within the memory that it is given.
+NC_DEVICE const uint8_t *table_rows(uint8_t *room, const HeadArgs &a, int count)
 {
+	const int64_t bytes = nc_row_bytes(a.type, a.cols), first = (int64_t)blockIdx.x * count;
+	const uint8_t *from = a.table + first * bytes;
+	if (a.staged) {
+		const int64_t here = a.rows - first < count ? a.rows - first : count;
+		for (int64_t i = 16 * (int)threadIdx.x; i < here * bytes; i += 16 * 128)
+			nc_copy16(nc_place_of(room) + i, from + i, true);
+		nc_commit();
+	}
 	nc_let_next();
 	nc_after_previous();
-	const int lane = (int)threadIdx.x % 16;
-	const int64_t row = (int64_t)blockIdx.x * 8 + threadIdx.x / 16;
+	if (!a.staged)
+		return from;
+	nc_await<0>();
+	__syncthreads();
+	return room;
+}
+
+// Eight rows a block of 128 threads, by gridDim.y tokens; 16 threads go along a row. If staged, 8
+// rows of dynamic shared memory.
+NC_KERNEL(head_float, HeadArgs)
+{
+	NC_DYNAMIC(uint8_t, room);
+	const int lane = (int)threadIdx.x % 16, place = (int)threadIdx.x / 16;
+	const int64_t row = (int64_t)blockIdx.x * 8 + place;
+	const uint8_t *w =
+		table_rows(room, a, 8) + (row < a.rows ? place : 0) * nc_row_bytes(a.type, a.cols);
 	const float *x = a.x + (int64_t)a.tokens[blockIdx.y] * a.cols;
-	const uint8_t *w = a.table + (row < a.rows ? row : 0) * nc_row_bytes(a.type, a.cols);
 	float s = 0;
+	NC_UNROLL_BY(8)
 	for (int i = lane; i < a.cols; i += 16)
 		s = fmaf(nc_element(a.type, w, i), x[i], s);
 	if (a.cols % 16 != 0 && lane >= a.cols % 16)
@@ -287,17 +312,18 @@ NC_KERNEL(head_float, HeadArgs)
 }
 
 // Sixteen rows a block of 128 threads; eight threads go along a row, four columns of a block
-// of 32 each.
+// of 32 each. If staged, 16 rows of dynamic shared memory.
 NC_KERNEL(head_q8, HeadArgs)
 {
-	nc_let_next();
-	nc_after_previous();
-	const int lane = (int)threadIdx.x % 8;
-	const int64_t row = (int64_t)blockIdx.x * 16 + threadIdx.x / 8, token = a.tokens[blockIdx.y];
+	NC_DYNAMIC(uint8_t, room);
+	const int lane = (int)threadIdx.x % 8, place = (int)threadIdx.x / 8;
+	const int64_t row = (int64_t)blockIdx.x * 16 + place;
+	const uint16_t *w = (const uint16_t *)(table_rows(room, a, 16) +
+	                                       (row < a.rows ? place : 0) * nc_row_bytes(Q8_0, a.cols));
+	const int64_t token = a.tokens[blockIdx.y];
 	const uint32_t *q = (const uint32_t *)(a.q + token * a.stride);
-	const uint16_t *w =
-		(const uint16_t *)(a.table + (row < a.rows ? row : 0) * nc_row_bytes(Q8_0, a.cols));
 	float s = 0;
+	NC_UNROLL_BY(8)
 	for (int b = 0; b < a.cols / 32; b++) {
 		const uint16_t *block = w + 17 * b; // blocks of 34 bytes: words of 16 bits are aligned
 		const uint32_t bytes = block[1 + 2 * lane] | (uint32_t)block[2 + 2 * lane] << 16;

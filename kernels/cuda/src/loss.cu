@@ -115,8 +115,8 @@ struct Slope {
 	}
 };
 
-// A block for a token. What is kept of its logits, capped, is dynamic shared memory: each thread reads
-// what it has written.
+// A block for a token. What is kept of its logits, capped, is dynamic shared memory: each thread
+// reads what it has written.
 NC_BOUNDED(cross_entropy, CrossEntropyArgs, 1024, 1)
 {
 	NC_DYNAMIC(float, kept);
@@ -213,7 +213,8 @@ NC_BOUNDED(cross_entropy, CrossEntropyArgs, 1024, 1)
 		return;
 	const float factor = a.options[Scale] * gain_of(terms.scale);
 	const Slope slope = {
-		top, inverse * factor, fmaf(2.0f * z2, top + logf(sums[0]), 1.0f), -(smoothing / (float)a.vocab) * factor,
+		top, inverse * factor, fmaf(2.0f * z2, top + logf(sums[0]), 1.0f),
+		-(smoothing / (float)a.vocab) * factor,
 		mean, entropy, (1.0f - smoothing) * factor, cap, inverse_cap, target,
 	};
 	NC_UNROLL_BY(2)

@@ -138,7 +138,7 @@ NC_BOUNDED(rotate_train_2, RotateTrainArgs, 256, 4)
 
 struct RotateBackArgs {
 	const void *dq, *dk, *dv;     // [tokens][heads or kv_heads][head_dim]
-	const float *x;               // [tokens][heads + 2·kv_heads][head_dim] as in rotate_train, with norms
+	const float *x;               // [tokens][heads + 2·kv_heads][head_dim], with norms
 	const float *q_norm, *k_norm; // [head_dim], or both null
 	const float *scale;           // [tokens], of the projections' int8 input, or null
 	uint16_t *dyb;                // [tokens][heads + 2·kv_heads][head_dim], times the gain
@@ -155,7 +155,8 @@ template <int Chunks> struct RotateBackShared {
 	float sums[16][2][64 * Chunks];
 };
 
-template <int Chunks> NC_DEVICE void rotate_back(const RotateBackArgs &a, RotateBackShared<Chunks> &shared)
+template <int Chunks>
+NC_DEVICE void rotate_back(const RotateBackArgs &a, RotateBackShared<Chunks> &shared)
 {
 	const Turn &t = a.turn;
 	const int lane = (int)threadIdx.x % 16, half = (int)threadIdx.x / 16, d = t.head_dim;
@@ -167,8 +168,8 @@ template <int Chunks> NC_DEVICE void rotate_back(const RotateBackArgs &a, Rotate
 		NC_UNROLL
 		for (int e = 0; e < 4; e++)
 			part[0][k][e] = part[1][k][e] = 0;
-	// A warp takes two heads of a token at a time, and, after a token's heads, its factors. Warps do not wait
-	// for each other.
+	// A warp takes two heads of a token at a time, and, after a token's heads, its factors. Warps
+	// do not wait for each other.
 	const uint32_t units = (uint32_t)pairs + 1;
 	const uint32_t tokens = ((uint32_t)a.tokens - blockIdx.x + gridDim.x - 1) / gridDim.x;
 	for (uint32_t unit = threadIdx.x / 32; unit < tokens * units; unit += 8) {
@@ -184,7 +185,8 @@ template <int Chunks> NC_DEVICE void rotate_back(const RotateBackArgs &a, Rotate
 		const bool query = head < t.heads, turned = head < t.heads + t.kv_heads;
 		const int64_t at = (token * count + head) * d;
 		const void *from = query ? a.dq : turned ? a.dk : a.dv;
-		const int heads = query ? t.heads : t.kv_heads, of = query ? head : (head - t.heads) % t.kv_heads;
+		const int heads = query ? t.heads : t.kv_heads;
+		const int of = query ? head : (head - t.heads) % t.kv_heads;
 		const int64_t place = (token * heads + of) * d;
 		Four raw[Chunks];
 		float v[Chunks][4], u[Chunks][4];
@@ -222,7 +224,8 @@ template <int Chunks> NC_DEVICE void rotate_back(const RotateBackArgs &a, Rotate
 				if (!turned || i >= 2 * t.half)
 					continue;
 				const Pair p = pair_of(t, i);
-				const float c = t.cosine[angles + p.j], s = t.sine[angles + p.j], other = x[p.partner];
+				const float c = t.cosine[angles + p.j], s = t.sine[angles + p.j];
+				const float other = x[p.partner];
 				v[k][e] = p.first ? fmaf(v[k][e], c, other * s) : fmaf(other, -s, v[k][e] * c);
 			}
 		if (a.q_norm) {

@@ -31,7 +31,8 @@ template <int S> NC_DEVICE void load_mixing(Mixing<S> &m, const float *p)
 // ------------------------------------------------------------------------- leave
 
 struct LeaveArgs {
-	const float *dx;    // [tokens][streams][dim], the gradient of the streams after the layer function
+	// [tokens][streams][dim], the gradient of the streams after the layer function
+	const float *dx;
 	float *old;         // [tokens][streams][dim], that of those before it, by way of res; may be dx
 	const float *x, *y; // [tokens][streams][dim], [tokens][dim]: what the writing had
 	const float *coef;  // [tokens][CoefSize], or one of all tokens
@@ -149,7 +150,8 @@ NC_BOUNDED(leave_4, LeaveArgs, 512, 1)
 // ------------------------------------------------------------------------- enter
 
 struct EnterArgs {
-	const void *d;       // [tokens][dim], the gradient of the normed input, times the gain; null: nothing was read
+	// [tokens][dim], the gradient of the normed input, times the gain; null: nothing was read
+	const void *d;
 	float *dx;           // [tokens][streams][dim], added to
 	const float *x;      // [tokens][streams][dim], the streams that were read; not with scalars
 	const float *weight; // [dim], of the norm
@@ -157,7 +159,8 @@ struct EnterArgs {
 	const float *coef;   // [tokens][CoefSize], or one of all tokens
 	float *coef_grad;    // [tokens][CoefSize]: pre is set
 	float *partial;      // [gridDim.x][dim + 4]: the weight's gradient, that of both scalars
-	// Residual scalars: null, or what was read is scalars[0]·before + scalars[1]·initial in every stream.
+	// Residual scalars: null, or what was read is scalars[0]·before + scalars[1]·initial in every
+	// stream.
 	const float *before;            // [tokens][streams][dim]
 	const float *initial, *scalars; // [tokens][dim], [2]
 	float *dembed;                  // [tokens][dim], added to
@@ -167,8 +170,8 @@ struct EnterArgs {
 	int32_t reserved;
 };
 
-// The sums over a token's elements that the second pass of enter makes: the gradient of pre, and, with more
-// than one stream, those of the next writing's post and res.
+// The sums over a token's elements that the second pass of enter makes: the gradient of pre, and,
+// with more than one stream, those of the next writing's post and res.
 template <int S, bool Next> struct Passed {
 	enum { N = S == 1 ? 1 : S + (Next ? S + S * S : 0) };
 };
@@ -178,8 +181,8 @@ template <int S, bool Next> struct EnterSlots {
 	float v[2][MaxWarps][Passed<S, Next>::N];
 };
 
-// coef_sum is gradient i of 24, of those in a row of slots that all warps have left: Next's post and res
-// stand behind pre.
+// coef_sum is gradient i of 24, of those in a row of slots that all warps have left: Next's post
+// and res stand behind pre.
 template <int S, bool Next>
 NC_DEVICE float coef_sum(const EnterSlots<S, Next> &slots, int turn, int i, int warps)
 {
@@ -197,8 +200,8 @@ NC_DEVICE float coef_sum(const EnterSlots<S, Next> &slots, int turn, int i, int 
 	return v;
 }
 
-// The backward of reading, and with Next that of the writing in front of it in the same pass: then the
-// streams are read and written once. E times four elements of a token for each thread.
+// The backward of reading, and with Next that of the writing in front of it in the same pass: then
+// the streams are read and written once. E times four elements of a token for each thread.
 template <int S, int E, bool Next>
 NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S, Next> &slots)
 {
@@ -227,8 +230,8 @@ NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S, Next> &slots)
 			load_mixing(m, a.next.coef + token * a.next.coef_stride);
 		const float scale = scale_of(a.scale, token);
 		const float next_scale = Next ? scale_of(a.next.scale, token) : 1.0f;
-		// base: the streams in front of the scalars, which are what was read where there are none. from and
-		// y: what the next writing had.
+		// base: the streams in front of the scalars, which are what was read where there are none.
+		// from and y: what the next writing had.
 		Four raw[E];
 		float d[E][4], base[S][E][4], dx[S][E][4], initial[E][4], de[E][4], from[S][E][4], y[E][4];
 		NC_UNROLL
@@ -289,7 +292,8 @@ NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S, Next> &slots)
 				float v = 0;
 				NC_UNROLL
 				for (int s = 0; s < S; s++) {
-					const float x = residual ? fmaf(second, initial[k][e], first * base[s][k][e]) : base[s][k][e];
+					const float b = base[s][k][e];
+					const float x = residual ? fmaf(second, initial[k][e], first * b) : b;
 					v = S == 1 ? x : s == 0 ? pre[0] * x : fmaf(pre[s], x, v);
 				}
 				u[k][e] = v;
@@ -378,9 +382,9 @@ NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S, Next> &slots)
 		if (S > 1) {
 			__syncthreads();
 			if (tid < 4)
-				a.coef_grad[token * CoefSize + tid] = coef_sum<S, Next>(slots, turn_passed, tid, warps);
+				a.coef_grad[token * CoefSize + tid] = coef_sum(slots, turn_passed, tid, warps);
 			else if (Next && tid < CoefSize)
-				a.next.coef_grad[token * CoefSize + tid] = coef_sum<S, Next>(slots, turn_passed, tid, warps);
+				a.next.coef_grad[token * CoefSize + tid] = coef_sum(slots, turn_passed, tid, warps);
 			turn_passed ^= 1;
 		}
 	}

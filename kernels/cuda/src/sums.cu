@@ -87,7 +87,8 @@ NC_BOUNDED(embed_back, EmbedBackArgs, 256, 4)
 					continue;
 				const int next = a.ids[place + j];
 				if (next != id) {
-					float *dst = before ? a.partial + (int64_t)blockIdx.x * 2 * a.dim + at : a.g + (int64_t)id * a.dim + at;
+					float *dst = before ? a.partial + (int64_t)blockIdx.x * 2 * a.dim + at
+					                    : a.g + (int64_t)id * a.dim + at;
 					float old[4] = {0, 0, 0, 0};
 					if (!before)
 						load4(old, dst);
@@ -125,7 +126,8 @@ NC_BOUNDED(embed_join, EmbedBackArgs, 256, 4)
 	const int id = a.ids[last];
 	if (a.ids[last - 1] != id || (first > 0 && a.ids[first - 1] == id))
 		return;
-	for (int j = (int)threadIdx.x; last + j * Chunk < a.n && a.ids[last + j * Chunk] == id; j += (int)blockDim.x) {
+	for (int j = (int)threadIdx.x; last + j * Chunk < a.n && a.ids[last + j * Chunk] == id;
+	     j += (int)blockDim.x) {
 		const int end = last + (j + 1) * Chunk;
 		if (end >= a.n || a.ids[end] != id)
 			more = j + 1; // of one thread only

@@ -69,7 +69,8 @@ template <bool Gated> struct Inner {
 		return Gated ? slopes[e].value * up[e] : relu2_slope(up[e]).value;
 	}
 	// finish writes dy, from the gradient d of what was activated.
-	NC_METHOD void finish(const ActivateBackArgs &a, int64_t token, int i, float gain, const float d[4]) const
+	NC_METHOD void finish(const ActivateBackArgs &a, int64_t token, int i, float gain,
+	                      const float d[4]) const
 	{
 		uint16_t *dst = a.dyb + token * (Gated ? 2 : 1) * a.ffn + i;
 		float v[4];
@@ -123,7 +124,8 @@ NC_BOUNDED(relu2_back, ActivateBackArgs, 256, 6) { activate_back<false>(a); }
 NC_BOUNDED(gated_back, ActivateBackArgs, 256, 5) { activate_back<true>(a); }
 
 // E times four elements of a token for each thread.
-template <int E, bool Gated> NC_DEVICE void activate_norm_back(const ActivateBackArgs &a, Slots<2> &slots)
+template <int E, bool Gated>
+NC_DEVICE void activate_norm_back(const ActivateBackArgs &a, Slots<2> &slots)
 {
 	const int tid = (int)threadIdx.x, step = 4 * (int)blockDim.x;
 	float w[E][4], part[E][4];

@@ -163,18 +163,19 @@ func (e *LostError) Unwrap() error { return e.Err }
 // hints are for the codes that a user can do something about.
 var hints = map[code]string{
 	codeOutOfMemory: "close what else uses the GPU",
-	codeNoDevice:    "there is a driver, but no GPU that this process may use: see CUDA_VISIBLE_DEVICES and the settings of the container",
 	3:               "the driver is shutting down, or this process was forked after it was loaded",
 	34:              "libcuda is the stub for building programs, not the driver: remove its directory from LD_LIBRARY_PATH",
+	36:              "install a newer driver",
 	46:              "another process has the GPU for itself, or it is being reset: see nvidia-smi",
+	codeNoDevice:    "there is a driver, but no GPU that this process may use: see CUDA_VISIBLE_DEVICES and the settings of the container",
 	101:             "there are fewer GPUs: nvidia-smi lists them",
+	200:             "the kernel's file is damaged, or is for a newer driver: remove the directory of the cache, install a newer driver",
 	209:             "the kernel was compiled for another GPU: remove the directory of the cache",
 	214:             "the memory of the GPU has failed (ECC): see nvidia-smi -q; then start again",
 	218:             "the driver is older than the compiler: install a newer one",
 	220:             "a link between GPUs has failed (NVLink): see nvidia-smi nvlink -s; then start again",
-	221:             "the driver was unloaded meanwhile: start again",
 	222:             "the driver is older than the compiler: install a newer one",
-	226:             "a fault that was contained on the GPU: start again; see dmesg for Xid",
+	226:             "a fault of the hardware, or of access to another GPU: see dmesg for Xid; then start again",
 	700:             "a kernel used memory that is not its own: please report it",
 	702:             "a kernel ran longer than the display's watchdog allows: use a GPU without a display",
 	709:             "the context was destroyed by another part of this process",
@@ -188,14 +189,18 @@ var hints = map[code]string{
 	802:             "the GPU is not ready yet: on machines with NVSwitch, is nvidia-fabricmanager running?",
 	803:             "the driver was updated without a restart: restart the machine or reload its module",
 	804:             "this GPU does not take the newer driver of CUDA's compatibility package: remove that from the search path",
-	806:             "the connection to the server of MPS failed",
-	999:             "see dmesg for Xid",
+	805:             "is the server of MPS running? CUDA_MPS_PIPE_DIRECTORY names its directory",
+	806:             "the connection to the server of MPS failed; then start again",
+	810:             "the server of MPS ended this process's work; start again",
+	919:             "the GPUs' fabric is not ready yet: is nvidia-fabricmanager running?",
+	999:             "see dmesg for Xid; then start again",
 }
 
-// sticky are the codes after which a context cannot be used any more.
+// sticky are the codes after which a context cannot be used any more: those of which cuda.h says that
+// the process has to end, and failures of hardware and of the context itself.
 var sticky = map[code]bool{
-	4: true, 201: true, 214: true, 220: true, 221: true, 226: true, 700: true, 702: true, 709: true, 710: true, 714: true, 715: true, 716: true, 717: true, 718: true, 719: true,
-	721: true, 806: true, 807: true, 819: true,
+	4: true, 201: true, 214: true, 220: true, 226: true, 700: true, 702: true, 709: true, 710: true, 714: true, 715: true, 716: true, 717: true, 718: true, 719: true,
+	721: true, 806: true, 810: true, 911: true, 999: true,
 }
 
 // check makes an error of a result.

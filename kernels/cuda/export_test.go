@@ -1,12 +1,12 @@
 package cuda
 
-// ForceHopper makes products of at least 64 tokens use the kernels of hopper, and says whether
-// they are there.
-func (o *Ops) ForceHopper() bool {
+// ForceHopper makes products of at least 64 tokens use the kernels of hopper, with so many blocks, and
+// says whether they are there.
+func (o *Ops) ForceHopper(blocks int) bool {
 	if o.hopper == nil {
 		return false
 	}
-	o.hopper.least = 1
+	o.hopper.least, o.hopper.blocks = 1, blocks
 	return true
 }
 

@@ -10,8 +10,9 @@ import (
 // hopper is the products of src/hopper.cu: those of GPUs of compute capability 9.0.
 type hopper struct {
 	groups128, groups64, long *Kernel
-	// least is the fewest pieces of 128 rows by 128 tokens that are worth it.
-	least int
+	// least is the fewest pieces of 128 rows by 128 tokens that are worth it, blocks the most blocks:
+	// one on each multiprocessor, which go through the pieces.
+	least, blocks int
 }
 
 const (
@@ -76,7 +77,7 @@ func (h *hopper) kernel(w *Ternary, x *Act, tokens int) *Kernel {
 
 // hopperProduct queues a product with a kernel of hopper. failed, unless it is 0, is a number
 // of 32 bits that becomes 1 if the kernel waits for something that does not come.
-func (o *Ops) hopperProduct(k *Kernel, dst Ptr, ldd int, w *Ternary, x *Act, tokens int, failed Ptr) error {
+func (o *Ops) hopperProduct(h *hopper, k *Kernel, dst Ptr, ldd int, w *Ternary, x *Act, tokens int, failed Ptr) error {
 	side := kernels.TileSide
 	a := hopperArgs{
 		dst: dst, tiles: w.Tiles, scales: w.Scales, sums: x.Sums, scale: x.Scale, failed: failed, gain: w.Gain,
@@ -90,7 +91,7 @@ func (o *Ops) hopperProduct(k *Kernel, dst Ptr, ldd int, w *Ternary, x *Act, tok
 		return err
 	}
 	pieces := (w.Rows + hopperSide - 1) / hopperSide * ((tokens + hopperSide - 1) / hopperSide)
-	grid := uint32(min(pieces, max(o.t.device.Multiprocessors, 1)))
+	grid := uint32(min(pieces, h.blocks))
 	return Launch(o.t, k, Shape{Grid: [3]uint32{grid, 1, 1}, Block: [3]uint32{hopperThreads, 1, 1}, Shared: hopperShared}, &a)
 }
 
@@ -101,7 +102,7 @@ func (o *Ops) loadHopper(image Image) error {
 	if v.Major != 9 || v.dynamicShared() < hopperShared {
 		return nil
 	}
-	h := &hopper{least: v.Multiprocessors / 2}
+	h := &hopper{least: v.Multiprocessors / 2, blocks: max(v.Multiprocessors, 1)}
 	err := o.t.loadKernels(image, "hopper", map[string]**Kernel{
 		"ternary_wgmma": &h.groups128, "ternary_wgmma_64": &h.groups64, "ternary_wgmma_long": &h.long,
 	}, "ternary_wgmma", "ternary_wgmma_64", "ternary_wgmma_long")
@@ -184,7 +185,7 @@ func (o *Ops) checkHopper(h *hopper) (err error) {
 			func() error { return Upload(t, x.Sums, sums) },
 			func() error { return Upload(t, x.Scale, scale) },
 			func() error { return o.gemvProduct(plain, rows, &w, &x, tokens) },
-			func() error { return o.hopperProduct(c.kernel, fast, rows, &w, &x, tokens, failed) },
+			func() error { return o.hopperProduct(h, c.kernel, fast, rows, &w, &x, tokens, failed) },
 			func() error { return Download(t, want, plain) },
 			func() error { return Download(t, got, fast) },
 			func() error { return Download(t, hung, failed) },

@@ -52,7 +52,7 @@ func TestHopperGivesTheBitsOfTheReference(t *testing.T) {
 	r := rand.New(rand.NewPCG(11, 12))
 	compute(t, func(th *cuda.Thread, o *cuda.Ops) {
 		require.Empty(t, o.Notices())
-		if !o.ForceHopper() {
+		if !o.ForceHopper(2) {
 			t.Skip("the device is not of compute capability 9.0")
 		}
 		for _, c := range []struct{ tokens, rows, cols, group, extra int }{
@@ -61,6 +61,11 @@ func TestHopperGivesTheBitsOfTheReference(t *testing.T) {
 		} {
 			gemm(t, th, o, r, c.tokens, c.rows, c.cols, c.group, c.extra)
 		}
+		// One block: tokens stay while rows pass, others take their place; rings turn more than once.
+		o.ForceHopper(1)
+		gemm(t, th, o, r, 140, 260, 512, 128, 2)
+		gemm(t, th, o, r, 129, 150, 208, 64, 0)
+		gemm(t, th, o, r, 64, 140, 1300, 128, 0)
 	})
 }
 
@@ -128,7 +133,7 @@ NC_GRID_KERNEL(ternary_wgmma_long, Args, 384) { (void)a; }
 		require.NoError(t, err)
 		require.Len(t, o.Notices(), 1)
 		require.Contains(t, o.Notices()[0], "ternary_wgmma computes 0 for row 0 of token 0")
-		require.False(t, o.ForceHopper())
+		require.False(t, o.ForceHopper(1))
 		gemm(t, th, o, rand.New(rand.NewPCG(1, 2)), 64, 64, 256, 128, 0)
 		return nil
 	}))

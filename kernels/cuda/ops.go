@@ -176,7 +176,7 @@ func (o *Ops) Ternary(dst Ptr, ldd int, w *Ternary, x *Act, tokens int) error {
 			w.Rows, w.Cols, w.Group, tokens, x.Tokens, x.Cols, x.Group, ldd)
 	}
 	if k := o.hopper.kernel(w, x, tokens); k != nil {
-		return o.hopperProduct(k, dst, ldd, w, x, tokens, 0)
+		return o.hopperProduct(o.hopper, k, dst, ldd, w, x, tokens, 0)
 	}
 	if tokens >= gemmTokens && (w.Group%32 == 0 || w.Group >= w.Cols) {
 		return o.gemmProduct(dst, ldd, w, x, tokens)

@@ -407,10 +407,37 @@ result cuModuleGetFunction(void **f, void *m, const char *name)
 	*f = dlsym(m, symbol);
 	return *f ? 0 : NOT_FOUND;
 }
+// What functions may ask for beyond 48 KiB of dynamic shared memory.
+static struct {
+	void *function;
+	int bytes;
+} much[1024];
+
+// may_have is the dynamic shared memory that launches of f may ask for; with bytes above 0 it
+// becomes that.
+static int may_have(void *f, int bytes)
+{
+	int have = 48 << 10;
+	pthread_mutex_lock(&lock);
+	for (size_t i = 0; i < sizeof much / sizeof much[0]; i++) {
+		if (much[i].function && much[i].function != f)
+			continue;
+		if (bytes > 0)
+			much[i].function = f, much[i].bytes = bytes;
+		if (much[i].function && much[i].bytes > have)
+			have = much[i].bytes;
+		break;
+	}
+	pthread_mutex_unlock(&lock);
+	return have;
+}
 result cuFuncSetAttribute(void *f, int attribute, int value)
 {
 	IN_CONTEXT;
-	return f && attribute == 8 && value <= 227 << 10 ? 0 : INVALID_VALUE;
+	if (!f || attribute != 8 || value < 0 || value > 227 << 10)
+		return INVALID_VALUE;
+	may_have(f, value);
+	return 0;
 }
 result cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                       unsigned bz, unsigned shared, uintptr_t s, void **params, void **extra)
@@ -419,7 +446,7 @@ result cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned b
 	const uint64_t threads = (uint64_t)bx * by * bz;
 	if (!f || params || !extra || (uintptr_t)extra[0] != 1 || (uintptr_t)extra[2] != 2 ||
 	    extra[4] || !gx || !gy || !gz || gy > 65535 || gz > 65535 || !threads || threads > 1024 ||
-	    shared > 227 << 10)
+	    (shared > 48 << 10 && shared > (unsigned)may_have(f, 0)))
 		return INVALID_VALUE;
 	struct work w = {.kind = LAUNCH,
 	                 .grid = {gx, gy, gz},

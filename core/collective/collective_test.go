@@ -295,7 +295,9 @@ func TestGroupThatCannotBe(t *testing.T) {
 	g, err := collective.New(list, lib) // the devices are none the worse
 	require.NoError(t, err)
 	require.ErrorContains(t, list[0].Do(func(th *cuda.Thread) error { return g.AllReduce(th, 1, 256, 1) }), "is not rank 1 of 2")
-	require.NoError(t, g.Close())
+	t.Setenv("FAKE_NCCL_FAIL", "ncclCommFinalize:2")
+	require.ErrorContains(t, g.Close(), "ncclSystemError")
+	require.Zero(t, left(t))
 }
 
 func TestDeviceThatIsClosedCannotJoin(t *testing.T) {

@@ -22,6 +22,7 @@ type ncclAPI struct {
 	InitByList func(c *handle, ranks, rank, ids int32, id *ncclID, config *ncclConfig) int32          `c:"ncclCommInitRankScalable,optional"` // since 2.23
 	AsyncError func(c handle, result *int32) int32                                                    `c:"ncclCommGetAsyncError"`
 	AllReduce  func(src, dst Ptr, count uint64, kind, operation int32, c handle, stream handle) int32 `c:"ncclAllReduce"`
+	Finalize   func(c handle) int32                                                                   `c:"ncclCommFinalize,optional"` // since 2.14
 	Destroy    func(c handle) int32                                                                   `c:"ncclCommDestroy"`
 	Abort      func(c handle) int32                                                                   `c:"ncclCommAbort"`
 }
@@ -212,16 +213,25 @@ func (c *Comm) Abort() {
 	}
 }
 
-// Close ends the membership when the stream's work is done. It is called on the device's thread;
-// after Abort it does nothing.
+// Close ends the membership when the stream's work is done, of all members at the same time. It is
+// called on the device's thread; after Abort it does nothing.
 func (c *Comm) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.aborted.Store(true)
-	if c.handle == 0 {
+	if c.aborted.Load() {
 		return nil
 	}
-	err := c.lib.check("ncclCommDestroy", c.device, 0, c.lib.api.Destroy(c.handle))
+	var err error
+	if c.lib.api.Finalize != nil {
+		err = c.call("ncclCommFinalize", func() int32 { return c.lib.api.Finalize(c.handle) })
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.aborted.Swap(true) || c.handle == 0 {
+		return err
+	}
+	result := c.lib.api.Destroy(c.handle)
+	if result == ncclInProgress { // it goes on by itself: the handle is gone
+		result = 0
+	}
 	c.handle = 0
-	return err
+	return errors.Join(err, c.lib.check("ncclCommDestroy", c.device, 0, result))
 }

@@ -224,5 +224,9 @@ static result leave(struct member *m, int abort)
 	pthread_mutex_unlock(&lock);
 	return 0;
 }
+result ncclCommFinalize(struct member *m)
+{
+	return !m || m->left ? INVALID_ARGUMENT : injected(__func__, m->rank);
+}
 result ncclCommDestroy(struct member *m) { return leave(m, 0); }
 result ncclCommAbort(struct member *m) { return leave(m, 1); }

@@ -438,3 +438,25 @@ func TestSavingBesideSteps(t *testing.T) {
 	require.Equal(t, 1, res.Failed)
 	require.Contains(t, log.String(), "warning: step 5: checkpoint not saved")
 }
+
+// Power is lost after any change of the disk while a device goes on computing: the resumed
+// run comes to the same weights.
+func TestPowerLossBesideSteps(t *testing.T) {
+	c := settings(t, prepared(t), "train.float=true")
+	whole := fsx.NewCrash(1)
+	_, err := train(t, c, whole, onDevices(t, 1, nil))
+	require.NoError(t, err)
+	want, ops := weightsOf(t, whole), len(whole.Ops())
+	const points = 12
+	for i := range points {
+		n := i*ops/points + i%3
+		disk := fsx.NewCrash(uint64(i))
+		disk.StopAfter(n, func() { _, _ = train(t, c, disk, onDevices(t, 1, nil)) })
+		at := disk.LastOp()
+		disk = disk.AfterPowerLoss(i%3*50, 100-i%2*100)
+		res, err := train(t, c, disk, onDevices(t, 1, nil))
+		require.NoError(t, err, "after %d of %d changes, at %v", n, ops, at)
+		require.Equal(t, want, weightsOf(t, disk), "after %d of %d changes, at %v, resumed from step %d", n, ops, at, res.Resumed)
+		checkMetrics(t, disk)
+	}
+}

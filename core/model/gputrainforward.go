@@ -4,7 +4,7 @@ import (
 	"github.com/architehc/nanochat/kernels/cuda"
 )
 
-// pass is the micro batch at hand: its shape, and what is queued for it so far.
+// gpuPass is the micro batch at hand: its shape, and what is queued for it so far.
 type gpuPass struct {
 	*GPUTrainer
 	queue

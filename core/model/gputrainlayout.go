@@ -1,7 +1,6 @@
 package model
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/architehc/nanochat/core/config"
@@ -44,10 +43,7 @@ func (r *gpuRegion) take(bytes int) cuda.Ptr {
 }
 
 // gpuVector is a parameter that is no matrix, with its gradient.
-type gpuVector struct {
-	w, g cuda.Ptr
-	n    int
-}
+type gpuVector struct{ w, g cuda.Ptr }
 
 // gpuMatrix is a stack of projections, or a table: latents and gradient, float32
 // [rows][cols], and the weights that the forward multiplies by.
@@ -160,19 +156,16 @@ type gpuNet struct {
 }
 
 // layOut puts everything in its place in the regions.
-func (n *gpuNet) layOut(m *Model) error {
+func (n *gpuNet) layOut(m *Model) {
 	for i := range n.regions {
 		n.regions[i].at = 0
 	}
 	n.layers = make([]gpuTrainLayer, len(m.layers))
 	n.params = n.params[:0]
 	n.layOutParams(m)
-	if err := n.layOutModel(m); err != nil {
-		return err
-	}
+	n.layOutModel(m)
 	n.layOutTape()
 	n.layOutScratch()
-	return nil
 }
 
 // layOutParams places latents and gradients in the order of a file, but the parts of a stack
@@ -188,8 +181,7 @@ func (n *gpuNet) layOutParams(m *Model) {
 		case s.vec != nil:
 			rows, cols := s.shape()
 			v := vectors[s.vec]
-			v.n = rows * cols
-			v.w, v.g = n.regions[gpuWeights].take(4*v.n), n.regions[gpuGrads].take(4*v.n)
+			v.w, v.g = n.regions[gpuWeights].take(4*rows*cols), n.regions[gpuGrads].take(4*rows*cols)
 			class := optim.Scalar
 			if strings.Contains(s.name, ".mhc_") {
 				class = optim.MHC
@@ -204,7 +196,7 @@ func (n *gpuNet) layOutParams(m *Model) {
 			add(s.name, class, d.rows, d.cols, d.w, d.g)
 		default:
 			at := linears[s.lin]
-			if at.m.w == 0 && at.m.rows == 0 {
+			if at.m.rows == 0 { // the first part of a stack
 				n.takeMatrix(at.m, at.rows, s.cols)
 			}
 			skip := cuda.Ptr(4 * at.row * s.cols)
@@ -259,15 +251,12 @@ func (n *gpuNet) places(m *Model) (map[*[]float32]*gpuVector, map[*linear]gpuPla
 }
 
 // layOutModel places what is made of the latents.
-func (n *gpuNet) layOutModel(m *Model) error {
+func (n *gpuNet) layOutModel(m *Model) {
 	for i := range n.layers {
 		l := &n.layers[i]
 		for _, w := range []*gpuMatrix{&l.qkv, &l.o, &l.up, &l.down} {
 			w.packed = cuda.Ternary{Rows: w.rows, Cols: w.cols, Group: n.group(w.cols), Gain: 1}
 			shape := kernels.Ternary{Rows: w.rows, Cols: w.cols, Group: w.packed.Group}
-			if shape.Rows%kernels.TileSide != 0 {
-				return fmt.Errorf("model: a stack of %d rows", shape.Rows) // refused before
-			}
 			w.packed.Tiles = n.regions[gpuPacked].take(64 * shape.Blocks() * shape.ColTiles())
 			w.packed.Scales = n.regions[gpuPacked].take(2 * kernels.TileSide * shape.Blocks() * shape.Groups())
 			w.used = n.regions[gpuFactors].take(2 * w.rows * w.cols)
@@ -284,7 +273,6 @@ func (n *gpuNet) layOutModel(m *Model) error {
 	}
 	rope := 4 * m.rope.limit * (m.rope.rotary / 2)
 	n.rope = [2]cuda.Ptr{n.regions[gpuPacked].take(rope), n.regions[gpuPacked].take(rope)}
-	return nil
 }
 
 func (n *gpuNet) layOutTable(t *gpuMatrix, kind kernels.DType, head bool) {

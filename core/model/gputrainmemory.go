@@ -91,9 +91,7 @@ func GPUTrainMemoryOf(c config.Model, o GPUTrainOptions) (GPUTrainMemory, error)
 		return GPUTrainMemory{}, err
 	}
 	n := newGPUNet(m, &o, forecastProcessors)
-	if err := n.layOut(m); err != nil {
-		return GPUTrainMemory{}, err
-	}
+	n.layOut(m)
 	return gpuTrainMemory(&n, &o)
 }
 

@@ -221,8 +221,8 @@ var errNotPushed = errors.New("model: the weights are not on the GPU; call Push"
 
 // queueStep queues the micro batches in s and the update.
 func (g *GPUTrainer) queueStep(t *cuda.Thread, s *gpuStage) error {
-	g.clock.start(t)
 	q := &queue{}
+	q.do(g.clock.start(t))
 	q.do(cuda.Upload(t, g.terms, g.terms32))
 	q.do(t.Fill(g.regions[gpuGrads].base, 0, g.regions[gpuGrads].end))
 	q.do(t.Fill(g.sums, 0, 8*lossSums))
@@ -233,7 +233,7 @@ func (g *GPUTrainer) queueStep(t *cuda.Thread, s *gpuStage) error {
 		q.do(g.queueMicro(t, shape))
 	}
 	q.do(g.reduce(t))
-	g.clock.mark(t, partOptimizer)
+	q.do(g.clock.mark(t, partOptimizer))
 	q.do(g.optim.Prepare(t))
 	q.do(g.queueUpdate(t))
 	q.do(cuda.DownloadAsync(t, g.result, g.local()))
@@ -287,13 +287,12 @@ func (g *GPUTrainer) queueMicro(t *cuda.Thread, s gpuBatchShape) error {
 // queueUpdate queues the optimizer and the quantisation of what it changes.
 func (g *GPUTrainer) queueUpdate(t *cuda.Thread) error {
 	update := func() error {
-		if err := g.optim.Queue(t, g.sums); err != nil {
-			return err
-		}
-		g.clock.mark(t, partOptimizer)
-		err := g.quantise()
-		g.clock.mark(t, partRefresh)
-		return err
+		q := &queue{}
+		q.do(g.optim.Queue(t, g.sums))
+		q.do(g.clock.mark(t, partOptimizer))
+		q.do(g.quantise())
+		q.do(g.clock.mark(t, partRefresh))
+		return q.err
 	}
 	if !g.o.Graph || g.clock.on || !g.warmUpdate {
 		g.warmUpdate = true
@@ -368,10 +367,10 @@ func (g *GPUTrainer) Evaluate(b *TrainBatch) (LossSum, error) {
 	if err := g.put(&g.eval, []*TrainBatch{b}); err != nil {
 		return LossSum{}, err
 	}
-	g.seen = b.Rows * b.SeqLen
+	g.eval.full, g.seen = false, b.Rows*b.SeqLen // the wait below is for the copy too
 	err := g.device.Do(func(t *cuda.Thread) error {
-		g.clock.start(t)
 		q := &queue{}
+		q.do(g.clock.start(t))
 		q.do(t.Fill(g.sums, 0, 8*lossSums))
 		q.do(t.AwaitPrefetch())
 		q.do(g.takeBatch(t, &g.eval, 0))

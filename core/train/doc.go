@@ -15,6 +15,15 @@
 // other keys may change at a resume: they are reported, and the new values hold
 // from there on. The model, the data and the seed may not.
 //
+// # Where it computes
+//
+// The loop hands whole steps to a learner. That of the processor is a model.Trainer with an
+// optim.Optimizer; that of GPUs has one model.GPUTrainer on each, which learn an equal part
+// of the rows and add up their gradients. While GPUs compute, the loop takes the next step's
+// data and has it copied, and a checkpoint goes to the disk; the cursor of a checkpoint is
+// still that of its step. A checkpoint does not say where it was made: it goes on anywhere,
+// with the same bits on the same kind of processor or GPU.
+//
 // # Files
 //
 // A run writes into one directory:

@@ -20,7 +20,7 @@ func TestKernelsWithMuchDynamicSharedMemoryHaveLittleOfTheirOwn(t *testing.T) {
 		"forward": "quantize_rows activate_rows mix_rows", "loss": "cross_entropy", "mhc": "mhc_few_logits",
 		"hopper": "ternary_wgmma ternary_wgmma_64 ternary_wgmma_long", "flash": "flash_forward_64 flash_forward_128",
 	} {
-		code, err := c.Compile(source, "sm_90a")
+		code, err := compiled(c, source, "sm_90a")
 		require.NoError(t, err)
 		f, err := elf.NewFile(bytes.NewReader(code))
 		require.NoError(t, err)

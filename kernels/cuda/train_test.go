@@ -219,7 +219,7 @@ func TestActivateBack(t *testing.T) {
 	for _, c := range []struct {
 		tokens, ffn, dim int
 		norm             bool
-	}{{11, 80, 48, false}, {5, 1040, 32, false}, {40, 80, 32, true}, {5, 2064, 32, true}, {2, 4112, 32, true}, {1, 8208, 16, true}} {
+	}{{11, 80, 48, false}, {5, 1040, 32, false}, {40, 80, 32, true}, {5, 2064, 32, true}, {3, 3104, 32, true}, {2, 4112, 32, true}, {1, 8208, 16, true}} {
 		for kind := range []cuda.Activation{cuda.ReLU2, cuda.ReLU2GLU, cuda.SwiGLU} {
 			t.Run(fmt.Sprint(c, kind), func(t *testing.T) {
 				wide := 2 * c.ffn

@@ -12,6 +12,7 @@ import (
 	"github.com/architehc/nanochat/core/sample"
 	"github.com/architehc/nanochat/core/telemetry/events"
 	"github.com/architehc/nanochat/core/tokenizer"
+	"github.com/architehc/nanochat/kernels/team"
 )
 
 // board writes a run for TensorBoard.
@@ -123,9 +124,21 @@ func (b *board) histograms(step int) {
 	if b.r.learn.Pull() != nil {
 		return // the next step tells why
 	}
-	for i := range b.r.params {
-		p := &b.r.params[i]
-		b.w.Histogram(step, "weights/"+p.Name, events.HistogramOf(p.W))
+	// A GPU waits meanwhile.
+	params := b.r.params
+	all := make([]*events.Histogram, len(params))
+	if b.r.team.Run(func(w *team.Worker) {
+		loop := w.Counter(len(params), 1, 1)
+		for w.Next(&loop) {
+			for i := loop.Lo; i < loop.Hi; i++ {
+				all[i] = events.HistogramOf(params[i].W)
+			}
+		}
+	}) != nil {
+		return
+	}
+	for i := range params {
+		b.w.Histogram(step, "weights/"+params[i].Name, all[i])
 	}
 	m := b.r.modelOf()
 	if m == nil {

@@ -47,6 +47,12 @@ func TestForwardGivesTheBitsOfTheSingleKernels(t *testing.T) {
 	for _, x := range []struct{ cols, group int }{{64, 64}, {96, 64}, {160, 128}, {256, 256}, {96, 96}, {1540, 1540}, {384, 128}, {3072, 256}} {
 		values := vector(r, n*4*x.cols)
 		clear(values[:x.cols])
+		for i := range x.cols { // quotients at halves and beside them, and of a scale that has no reciprocal
+			values[3*x.cols+i] = math.Float32frombits(math.Float32bits(float32(i%127)+0.5) + uint32(i%5) - 2)
+			values[4*x.cols+i] = values[3*x.cols+i] * 0x1.8p-131
+			values[5*x.cols+i] = values[3*x.cols+i] * 0.3
+		}
+		values[3*x.cols], values[4*x.cols], values[5*x.cols] = 127, 127*0x1.8p-131, 127*0.3
 		values[x.cols+3], values[2*x.cols+5] = float32(math.Inf(-1)), float32(math.NaN())
 		computeForward(t, func(th *cuda.Thread, o *cuda.Ops, f *cuda.Forward) {
 			var err error

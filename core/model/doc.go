@@ -26,6 +26,10 @@
 // explicit backward goes through the layers in reverse. So what is trained is what a
 // file holds and what is served, bit for bit.
 //
+// A GPUTrainer is the same on a device, with the optimizer: weights, gradients and state
+// stay there, and the host has a mirror of the weights. Its gradients are those of a Trainer
+// within tolerances that docs/CUDA.md states; what it quantises is the same to the bit.
+//
 // # One answer
 //
 // The logits of a token depend on the weights and on the tokens before it in its

@@ -302,6 +302,11 @@ func TestGPUTrainStages(t *testing.T) {
 	require.Equal(t, other.Count, sum.Count)
 	require.NotEqual(t, first.NLL, sum.NLL)
 	two.Tokens[0] = tokens
+
+	require.NoError(t, g.Begin([]*TrainBatch{two}, 1.0/64))
+	require.NoError(t, g.Close()) // in the middle of a step
+	_, _, err = g.End()
+	require.Error(t, err)
 }
 
 // The host's model after Pull and Refresh is the one that the device computes with.

@@ -324,7 +324,10 @@ func (g *GPUTrainer) pass(t *cuda.Thread, s gpuBatchShape, terms cuda.Ptr, learn
 
 // End waits for the step that Begin queued.
 func (g *GPUTrainer) End() (LossSum, optim.Report, error) {
-	if !g.inFlight {
+	switch {
+	case g.closed:
+		return LossSum{}, optim.Report{}, fmt.Errorf("model: the trainer is closed")
+	case !g.inFlight:
 		return LossSum{}, optim.Report{}, fmt.Errorf("model: no step is under way; call Begin")
 	}
 	var report optim.Report

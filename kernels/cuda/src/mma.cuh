@@ -147,7 +147,7 @@ static void aligned(const void *p, size_t bytes, const char *what)
 	if ((uintptr_t)p % bytes == 0)
 		return;
 	fprintf(stderr, "%s: %p is not aligned to %zu bytes\n", what, p, bytes);
-	abort();
+	_Exit(3); // a signal on the stack of a fiber would not end the process
 }
 
 // matrix is one of the warp's matrices [8][8]: bits of row, column as lanes gave its rows.

@@ -106,6 +106,10 @@ func (e *GPUMemoryError) Error() string {
 
 func (e *GPUMemoryError) Unwrap() error { return e.Err }
 
+// The longest vectors that the kernels of package cuda differentiate norms of: a block holds one in its
+// registers.
+const maxGPUDim, maxGPUFFN = 8192, 16384
+
 // checkGPUTrain reports what a device cannot train.
 func checkGPUTrain(c config.Model, o GPUTrainOptions) error {
 	if err := checkTrain(c, TrainOptions{Tokens: o.Tokens}); err != nil {
@@ -128,6 +132,12 @@ func checkGPUTrain(c config.Model, o GPUTrainOptions) error {
 		return no("choose a multiple of 32", "with a model.dim of %d", c.Dim)
 	case c.FFN%32 != 0:
 		return no("choose a multiple of 32", "with a model.ffn of %d", c.FFN)
+	case c.Dim > maxGPUDim:
+		return no(fmt.Sprintf("choose at most %d", maxGPUDim), "with a model.dim of %d", c.Dim)
+	case c.Heads*c.HeadDim > maxGPUDim:
+		return no(fmt.Sprintf("choose at most %d elements", maxGPUDim), "with %d heads of %d", c.Heads, c.HeadDim)
+	case c.FFN > maxGPUFFN:
+		return no(fmt.Sprintf("choose at most %d", maxGPUFFN), "with a model.ffn of %d", c.FFN)
 	}
 	return nil
 }

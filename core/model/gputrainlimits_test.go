@@ -93,6 +93,9 @@ func TestGPUTrainRefuses(t *testing.T) {
 			c.Dim, c.Head, c.Embedding = 80, config.TypeF16, config.TypeF16
 		}},
 		{"model.ffn of 100", "multiple of 32", func(c *config.Model, _ *GPUTrainOptions) { c.FFN = 100 }},
+		{"model.dim of 8224", "at most 8192", func(c *config.Model, _ *GPUTrainOptions) { c.Dim = 8224 }},
+		{"514 heads of 16", "at most 8192", func(c *config.Model, _ *GPUTrainOptions) { c.Heads, c.HeadDim = 514, 16 }},
+		{"model.ffn of 16416", "at most 16384", func(c *config.Model, _ *GPUTrainOptions) { c.FFN = 16416 }},
 	} {
 		c, o := tiny(), ok
 		x.change(&c, &o)

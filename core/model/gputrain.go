@@ -244,7 +244,7 @@ func (g *GPUTrainer) openMHC(t *cuda.Thread, image cuda.Image) (err error) {
 			})
 		}
 	}
-	g.sites, err = g.mhc.Sites(g.mhcShape(), sites, g.tokens)
+	g.sites, err = g.mhc.Sites(mhcShape(g.cfg), sites, g.tokens)
 	return err
 }
 

@@ -129,13 +129,6 @@ func headKind(c *config.Model) string {
 	return c.Head
 }
 
-// mhcShape is what the mixing of streams follows from.
-func (s *gpuShape) mhcShape() cuda.MHCShape {
-	return cuda.MHCShape{
-		Streams: s.site.Streams, Dim: s.site.Dim, Sinkhorn: s.site.Kind == mhc.Sinkhorn, Iters: s.site.SinkhornIters, Dynamic: s.site.Dynamic,
-	}
-}
-
 func (s *gpuShape) dynamic() bool { return s.cfg.Streams > 1 && s.cfg.MHCDynamic }
 
 // gpuNet is the network on the device: where everything stands. It is laid out twice, first

@@ -108,7 +108,7 @@ func gpuTrainMemory(n *gpuNet, o *GPUTrainOptions) (m GPUTrainMemory, err error)
 	m.Optimizer = int64(state.State) + int64(state.Scratch)
 	m.Library = cuda.BlasWorkspace
 	if n.cfg.Streams > 1 {
-		m.Library += int64(n.mhcShape().ScratchBytes(n.tokens))
+		m.Library += int64(mhcShape(n.cfg).ScratchBytes(n.tokens))
 	}
 	return m, nil
 }

@@ -61,7 +61,9 @@ func (t *Thread) Train(image Image) (*Train, error) {
 	}
 	for i, elements := range []int{1, 2, 4, 8} {
 		x.activateNorm[[2]int{0, elements}] = load("train", fmt.Sprintf("relu2_norm_back_%d", elements), []int{1536, 1024, 512, 512}[i])
-		x.activateNorm[[2]int{1, elements}] = load("train", fmt.Sprintf("gated_norm_back_%d", elements), []int{1024, 512, 512, 512}[i])
+		if elements != 2 { // 1,024 threads with four elements each take as much
+			x.activateNorm[[2]int{1, elements}] = load("train", fmt.Sprintf("gated_norm_back_%d", elements), []int{1024, 0, 512, 512}[i])
+		}
 		if elements <= 4 {
 			x.subNorm[elements] = load("train", fmt.Sprintf("sub_norm_back_%d", elements), []int{1024, 1024, 512}[i])
 		}

@@ -207,7 +207,6 @@ ACTIVATE_NORM(relu2, 2, false, 512, 2)
 ACTIVATE_NORM(relu2, 4, false, 512, 1)
 ACTIVATE_NORM(relu2, 8, false, 512, 1)
 ACTIVATE_NORM(gated, 1, true, 1024, 1)
-ACTIVATE_NORM(gated, 2, true, 512, 1)
 ACTIVATE_NORM(gated, 4, true, 512, 1)
 ACTIVATE_NORM(gated, 8, true, 512, 1)
 

@@ -27,7 +27,8 @@ func TestDevice(t *testing.T) {
 	}
 	t.Cleanup(cudatest.Clean)
 	libs := dirs[0]
-	env := []string{cuda.LibDirVariable + "=" + libs, "XDG_CACHE_HOME=" + t.TempDir()}
+	cache := t.TempDir()
+	env := []string{cuda.LibDirVariable + "=" + libs, "XDG_CACHE_HOME=" + cache}
 	args := []string{"generate", "tiny.gguf", "fn main() {", "-n", "6", "-t", "1", "-u", "--device"}
 	want := ok(t, "", append(args, "cpu")...)
 	for range 2 {
@@ -49,8 +50,16 @@ func TestDevice(t *testing.T) {
 		!strings.Contains(r.stdout, `"device": "Emulated GPU 0"`) || !strings.Contains(r.stdout, `"kernel": "cuda"`) {
 		t.Errorf("exit %d, %s%s", r.code, r.stdout, r.stderr)
 	}
-	if r := runEnv(t, env, "", "doctor"); !strings.Contains(r.stdout, "Emulated GPU 0") {
+	// What was compiled elsewhere needs neither.
+	ready := append(env[:1:1], "XDG_CACHE_HOME="+t.TempDir(), "PATH=", cuda.KernelsVariable+"="+filepath.Join(cache, "nanochat", "cuda"))
+	if r := runEnv(t, ready, "", append(args, "cuda")...); r.code != 0 || r.stdout != want.stdout {
+		t.Errorf("exit %d, %q, want %q\n%s", r.code, r.stdout, want.stdout, r.stderr)
+	}
+	if r := runEnv(t, env, "", "doctor"); !strings.Contains(r.stdout, "Emulated GPU 0") || !strings.Contains(r.stdout, "NVRTC 13.0, cuBLASLt 13.1.0, NCCL 2.23.4") {
 		t.Errorf("doctor says %q", r.stdout)
+	}
+	if r := runEnv(t, env[:2], "", "doctor", "--compile-kernels", filepath.Join(cache, "new"), "--arch", "compute_90"); r.code != 1 || !strings.Contains(r.stderr, "compute_90") {
+		t.Errorf("exit %d, %s", r.code, r.stderr)
 	}
 
 	none := append(env, cuda.LibDirVariable+"="+t.TempDir())

@@ -192,6 +192,29 @@ NC_DEVICE void token_mixing(const CoefsArgs &a, int64_t token, const float *z, f
 		pre[s] = c.pre[s];
 }
 
+// squares is the canonical sum of squares of x [n]: 16 threads, the lanes of it, come, and all get
+// it.
+NC_DEVICE float squares(const float *x, int n, int lane)
+{
+	enum { Ahead = 16 }; // reads ahead of the sums, which wait for each other
+	float s = 0;
+	int i = lane;
+	for (; i + (Ahead - 1) * 16 < n; i += Ahead * 16) {
+		float v[Ahead];
+		for (int j = 0; j < Ahead; j++)
+			v[j] = x[i + 16 * j];
+		for (int j = 0; j < Ahead; j++)
+			s = fmaf(v[j], v[j], s);
+	}
+	for (; i < n; i += 16)
+		s = fmaf(x[i], x[i], s);
+	if (n % 16 != 0 && lane >= n % 16)
+		s = s + 0.0f;
+	for (int m = 8; m > 0; m /= 2)
+		s = s + nc_shuffle_xor(s, m);
+	return s;
+}
+
 // A block of 256 threads for 16 tokens: their norms, the projection, the mixing, and what the layer
 // function reads.
 NC_KERNEL(mhc_coefs, CoefsArgs)
@@ -203,13 +226,7 @@ NC_KERNEL(mhc_coefs, CoefsArgs)
 	{ // 16 threads a token: the lanes of its sum of squares
 		const int t = tid / 16, lane = tid % 16;
 		const float *x = a.x + (first + (t < count ? t : 0)) * n;
-		float s = 0;
-		for (int i = lane; i < n; i += 16)
-			s = fmaf(x[i], x[i], s);
-		if (n % 16 != 0 && lane >= n % 16)
-			s = s + 0.0f;
-		for (int m = 8; m > 0; m /= 2)
-			s = s + nc_shuffle_xor(s, m);
+		const float s = squares(x, n, lane);
 		if (lane == 0)
 			sh.inverse[t] = 1.0f / sqrtf(s / (float)n + 1e-6f);
 	}
@@ -258,27 +275,14 @@ NC_KERNEL(mhc_few_logits, CoefsArgs)
 	// The 16 lanes of the canonical sums; the other half of the warp does the same.
 	const float *x = (const float *)rows, *w = x + 4 * quads;
 	const int lane = tid % 16;
-	float s = 0;
-	int i = lane;
-	for (; i + 7 * 16 < n; i += 8 * 16) {
-		float v[8]; // read ahead of the sums, which wait for each other
-		for (int j = 0; j < 8; j++)
-			v[j] = x[i + 16 * j];
-		for (int j = 0; j < 8; j++)
-			s = fmaf(v[j], v[j], s);
-	}
-	for (; i < n; i += 16)
-		s = fmaf(x[i], x[i], s);
-	if (n % 16 != 0 && lane >= n % 16)
-		s = s + 0.0f;
-	for (int m = 8; m > 0; m /= 2)
-		s = s + nc_shuffle_xor(s, m);
+	float s = squares(x, n, lane);
 	if (tid == 0)
 		inverse = 1.0f / sqrtf(s / (float)n + 1e-6f);
 	__syncwarp();
 	const float scale = inverse;
 	s = 0;
-	for (i = lane; i + 7 * 16 < n; i += 8 * 16) {
+	int i = lane;
+	for (; i + 7 * 16 < n; i += 8 * 16) {
 		float v[8], y[8];
 		for (int j = 0; j < 8; j++) {
 			v[j] = w[i + 16 * j];

@@ -62,7 +62,7 @@ func (m *mixingCase) shape() cuda.MHCShape {
 func mixingCases(f func(name string, c mhc.Config)) {
 	for _, streams := range []int{2, 4} {
 		for _, kind := range []mhc.Kind{mhc.BvN, mhc.Sinkhorn} {
-			for _, dim := range []int{13, 48} {
+			for _, dim := range []int{13, 136} {
 				for _, dynamic := range []bool{false, true} {
 					f(fmt.Sprint(streams, " streams of ", dim, ", kind ", kind, ", dynamic ", dynamic),
 						mhc.Config{Streams: streams, Dim: dim, Kind: kind, SinkhornIters: 7, Dynamic: dynamic})

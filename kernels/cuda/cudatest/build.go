@@ -19,7 +19,7 @@ import (
 )
 
 // old is the age at which what was built for other sources is removed.
-const old = 72 * time.Hour
+const old = 12 * time.Hour
 
 // Home is the directory of package cuda in the checkout that the test runs in.
 func Home() (string, error) {
@@ -216,6 +216,10 @@ func libraries() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	root, err := place()
+	if err != nil {
+		return "", err
+	}
 	data := filepath.Join(home, "cudatest", "testdata")
 	t := &target{name: "lib", command: [][]string{{"mkdir", "OUT/" + NewNCCL}}}
 	for _, l := range [][]string{
@@ -223,7 +227,7 @@ func libraries() (string, error) {
 		{"libcublasLt.so.13", "libcublaslt.c", "-O3", "-ffp-contract=off", "-ldl"},
 		{"libnccl.so.2", "libnccl.c", "-ldl", "-lpthread"},
 		{NewNCCL + "/libnccl.so.2", "libnccl.c", "-ldl", "-lpthread", "-DNEW_NCCL"},
-		{"libnvrtc.so.13", "libnvrtc.c", `-DHOME_OF_HOST="` + filepath.Join(home, "src") + `"`},
+		{"libnvrtc.so.13", "libnvrtc.c", `-DHOME_OF_HOST="` + filepath.Join(home, "src") + `"`, `-DKEPT="` + filepath.Join(root, "compiled") + `"`},
 	} {
 		source := filepath.Join(data, l[1])
 		t.sources = append(t.sources, source)

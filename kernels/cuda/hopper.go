@@ -19,9 +19,9 @@ const (
 	hopperSide    = 128     // rows and tokens of a piece
 	hopperThreads = 384     // of a block
 	hopperColumns = 1 << 15 // of a group: its sums are below 2^22
-	// Shared memory: ten stages of activations and of what their sums begin at, eight of weights,
-	// and what aligns them.
-	hopperShared = 10*(128*128+2*128*4) + 8*8*(512+64) + 1024
+	// Shared memory: ten stages of activations and of what their sums begin at, eight of weights, 16
+	// times 128 factors, and what aligns them.
+	hopperShared = 10*(128*128+2*128*4) + 8*8*(512+64) + 16*128*4 + 1024
 )
 
 // tensorMap is the description of a matrix for the copying engine, aligned as C wants it.

@@ -29,6 +29,7 @@ enum {
 	ScaleBytes = 64,              // of 16 rows: two groups at most
 	WBytes = Rows / 16 * (BlockBytes + ScaleBytes),
 	SumBytes = 2 * Tokens * 4,
+	Tables = 16, // of factors: more than the pieces that feed is ahead of run, by WSlots stages
 	Begin = 0x4b400000 // 1.5·2^23: with a small integer added, the bits of a float that much larger
 };
 
@@ -50,6 +51,7 @@ struct Memory {
 	nc_place q, w, sums;
 	const char *weights; // w
 	int32_t *starts;     // sums
+	float *factors;      // of the tokens' results
 	nc_place q_full, q_empty, w_full, w_empty;
 	int32_t *failed;
 	volatile int *over; // a wait of the block had no end
@@ -81,6 +83,7 @@ struct Walk {
 	int row0, token0;        // where the piece begins
 	bool fresh, leaves;      // it is the first, the last with its tokens in the slots
 	uint32_t w, q, segments; // stages so far, and tokens that have left
+	uint32_t tables;         // tokens that have come
 
 	NC_METHOD bool next(bool first)
 	{
@@ -91,9 +94,11 @@ struct Walk {
 		const int above = piece / row_pieces, beside = piece % row_pieces;
 		row0 = beside * Rows, token0 = above * Tokens;
 		fresh = !stay || first || beside == 0;
+		tables += fresh;
 		leaves = !stay || piece + 1 == last || beside + 1 == row_pieces;
 		return true;
 	}
+	NC_METHOD uint32_t factors() const { return tables % Tables * Tokens; }
 	NC_METHOD uint32_t q_slot(int k) const { return stay ? (uint32_t)k : q % QSlots; }
 	NC_METHOD uint32_t q_parity() const { return (stay ? segments : q / QSlots) & 1; }
 };
@@ -158,6 +163,10 @@ NC_DEVICE void feed(const HopperArgs &a, const Memory &m, int lane)
 						token < a.tokens ? a.sums[(int64_t)token * a.groups + group + u] : 0;
 					starts[u * Tokens + n] = Begin - sum;
 				}
+			for (int i = 0; k == 0 && i < Tokens / 32; i++) {
+				const int n = lane + 32 * i, token = s.token0 + n;
+				m.factors[s.factors() + n] = token < a.tokens ? a.scale[token] * a.gain : 0;
+			}
 			nc_arrive(full);
 			s.q++;
 		}
@@ -305,26 +314,38 @@ template <int Steps, bool Long> struct Consumer {
 			add(h, even, odd);
 	}
 
+	// store writes the results of a half: those of a piece that is whole without looking further.
 	NC_METHOD void store(Half &h, int half)
 	{
-		const int row = s.row0 + warp * 16 + 2 * g;
-		const int token0 = s.token0 + half * (Tokens / 2) + 2 * t;
-		for (int n = 0; n < 8; n++)
-			for (int i = 0; i < 2; i++) {
-				const int64_t token = token0 + 8 * n + i;
-				if (token >= a.tokens || row >= a.rows)
-					continue;
-				const float scale = a.scale[token] * a.gain;
-				const float first = scale * h.y[4 * n + i], second = scale * h.y[4 * n + 2 + i];
-				float *to = a.dst + token * a.ldd + row;
-				if (a.pairs && row + 1 < a.rows) {
-					nc_store2(to, first, second);
-					continue;
-				}
-				to[0] = first;
-				if (row + 1 < a.rows)
-					to[1] = second;
+		const int row = s.row0 + warp * 16 + 2 * g, first = half * (Tokens / 2) + 2 * t;
+		const float *factors = m.factors + s.factors() + first;
+		float *to = a.dst + (int64_t)(s.token0 + first) * a.ldd + row;
+		const bool whole = a.pairs && s.row0 + Rows <= a.rows && s.token0 + Tokens <= a.tokens;
+		if (whole) {
+			for (int n = 0; n < 8; n++, to += 8 * (int64_t)a.ldd) {
+				const uint64_t two = *(const uint64_t *)(factors + 8 * n);
+				const float f0 = __uint_as_float((uint32_t)two),
+							f1 = __uint_as_float((uint32_t)(two >> 32));
+				nc_store2(to, f0 * h.y[4 * n], f0 * h.y[4 * n + 2]);
+				nc_store2(to + a.ldd, f1 * h.y[4 * n + 1], f1 * h.y[4 * n + 3]);
 			}
+			return;
+		}
+		for (int n = 0; n < 8; n++, to += 8 * (int64_t)a.ldd) {
+			const float f0 = factors[8 * n], f1 = factors[8 * n + 1];
+			tail(to, f0 * h.y[4 * n], f0 * h.y[4 * n + 2], row, s.token0 + first + 8 * n);
+			tail(to + a.ldd, f1 * h.y[4 * n + 1], f1 * h.y[4 * n + 3], row,
+			     s.token0 + first + 8 * n + 1);
+		}
+	}
+
+	// tail writes two rows of a token, if there are so many.
+	NC_METHOD void tail(float *to, float even, float odd, int row, int token)
+	{
+		if (token < a.tokens && row < a.rows)
+			to[0] = even;
+		if (token < a.tokens && row + 1 < a.rows)
+			to[1] = odd;
 	}
 
 	// run is the thread. Two parts are a round, at whose end no product runs: the compiler sees
@@ -396,6 +417,7 @@ template <int Steps, bool Long> NC_DEVICE void product(const HopperArgs &a)
 	m.q = at + skip, m.w = m.q + QSlots * QBytes, m.sums = m.w + WSlots * WBytes;
 	m.weights = raw + skip + QSlots * QBytes;
 	m.starts = (int32_t *)(m.weights + WSlots * WBytes);
+	m.factors = (float *)(m.starts + QSlots * (SumBytes / 4));
 	m.q_full = bars, m.q_empty = bars + 8 * QSlots, m.w_full = bars + 16 * QSlots;
 	m.w_empty = m.w_full + 8 * WSlots;
 	m.failed = a.failed, m.over = &over;

@@ -49,7 +49,6 @@ type MHCSites struct {
 
 	table, scratch                   Ptr
 	sums, tape, dl, along, projected Ptr // parts of scratch
-	threads                          int // of mhc_logits_back
 }
 
 // MHC computes the mixing of residual streams, and the backward of that. With one stream

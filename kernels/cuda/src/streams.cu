@@ -264,8 +264,11 @@ NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S, Next> &slots)
 			}
 			if (Mixed)
 				load4(y[k], a.next.y + token * a.dim + i);
-			if (a.d)
+			if (a.d) {
 				raw[k].load(a.d, a.half, token * a.dim + i);
+				if (token + gridDim.x < a.tokens)
+					ahead(a.d, a.half, (token + gridDim.x) * a.dim + i);
+			}
 		}
 		if (Mixed) // as the forward has written them, to the bit
 			NC_UNROLL

@@ -151,8 +151,10 @@ NC_DEVICE void activate_norm_back(const ActivateBackArgs &a, Slots<2> &slots)
 				continue;
 			inner[k].load(a, token, i);
 			raw[k].load(a.d, a.half, token * a.ffn + i);
-			if (token + gridDim.x < a.tokens)
+			if (token + gridDim.x < a.tokens) {
 				inner[k].ask(a, token + gridDim.x, i);
+				ahead(a.d, a.half, (token + gridDim.x) * a.ffn + i);
+			}
 		}
 		ask(a.input, token);
 		const float inverse_gain = 1.0f / gain_of(scale);

@@ -84,6 +84,11 @@ NC_DEVICE void ahead(const void *p)
 #endif
 }
 
+NC_DEVICE void ahead(const void *p, int half, int64_t i)
+{
+	ahead((const uint8_t *)p + (half ? 2 : 4) * i);
+}
+
 // scale_of is the scale of a token's int8 values; null: the input is not int8. It is loaded in
 // front of the token's vectors; what depends on it stands behind their loads, which then do not
 // wait for it.

@@ -57,6 +57,7 @@ NC_DEVICE void finish(float *v, const Rows &r, int64_t token, int lane)
 		for (int m = 8; m > 0; m /= 2) // the order of nc_tree
 			s = s + nc_shuffle_xor(s, m);
 		inverse = 1.0f / sqrtf(nc_shuffle(s, 0) / (float)r.n + r.eps);
+		__syncwarp(); // other lanes' values are written from here on
 	}
 	// Magnitudes of floats, infinities and NaN order like their bits.
 	uint32_t top = 0;

@@ -70,7 +70,7 @@ type BlasLibrary struct {
 // OpenBlas opens cuBLASLt. dirs are searched before the system's directories. A machine without
 // it is a *dl.Error.
 func OpenBlas(dirs ...string) (*BlasLibrary, error) {
-	lib, err := dl.Open(dl.Search{
+	lib, err := openFor(dl.Search{
 		Name: "cuBLASLt", Files: []string{"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"}, Dirs: dirs,
 		Hint: "pip install nvidia-cublas, or install the CUDA toolkit; " + LibDirVariable + " names its directory",
 	})

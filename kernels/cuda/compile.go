@@ -55,7 +55,7 @@ type nvrtc struct {
 // OpenCompiler opens NVRTC. dirs are searched before the system's directories. A machine
 // without it is a *dl.Error.
 func OpenCompiler(dirs ...string) (*Compiler, error) {
-	lib, err := dl.Open(dl.Search{
+	lib, err := openFor(dl.Search{
 		Name: "the CUDA compiler NVRTC", Files: []string{"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"}, Dirs: dirs,
 		Hint: "pip install nvidia-cuda-nvrtc, or install the CUDA toolkit; " + LibDirVariable + " names its directory",
 	})
@@ -174,16 +174,21 @@ type CodeCache struct {
 	Err      error
 }
 
+// Again, behind the architecture, asks an Image for code that is compiled anew: what it gave before cannot
+// be loaded by the driver, because a newer compiler has made it.
+const Again = "+again"
+
 // Cubin is the code of a kernel source for an architecture. A directory that cannot be
-// written is no error.
+// written is no error. It is an Image.
 func (c *CodeCache) Cubin(name, arch string) ([]byte, error) {
+	arch, again := strings.CutSuffix(arch, Again)
 	file := codeFile(name, arch)
 	dirs := c.Ready
 	if c.Dir != "" {
 		dirs = append(slices.Clone(dirs), c.Dir)
 	}
 	for _, dir := range dirs {
-		if code, err := os.ReadFile(filepath.Join(dir, file)); err == nil && bytes.HasPrefix(code, []byte("\x7fELF")) {
+		if code, err := os.ReadFile(filepath.Join(dir, file)); !again && err == nil && bytes.HasPrefix(code, []byte("\x7fELF")) {
 			return code, nil
 		}
 	}

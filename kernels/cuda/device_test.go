@@ -3,8 +3,10 @@
 package cuda_test
 
 import (
+	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 
@@ -47,7 +49,7 @@ func TestDriversThatCannotBeUsed(t *testing.T) {
 func TestDevices(t *testing.T) {
 	d, err := emulated(t, "FAKE_CUDA_DEVICES", "2")
 	require.NoError(t, err)
-	require.Equal(t, "12.4", d.Version())
+	require.Equal(t, "13.0", d.Version())
 	list, err := d.Devices()
 	require.NoError(t, err)
 	require.Len(t, list, 2)
@@ -195,6 +197,61 @@ func TestLibDirs(t *testing.T) {
 	}, dirs[:6])
 	require.Equal(t, dirs[6:], cuda.LibDirs(func(string) string { return "" }))
 	require.Contains(t, dirs[6:], "/usr/local/cuda/lib64")
+}
+
+// A driver that cannot load what a newer compiler made gets what is compiled on the machine.
+func TestCodeOfANewerCompiler(t *testing.T) {
+	none := &dl.Error{Library: "NVRTC"}
+	for _, c := range []struct {
+		name string
+		code string
+		err  error
+	}{{"compiled again", "", nil}, {"no compiler", "no compiler", none}} {
+		v := device(t)
+		var asked []string
+		err := v.Do(func(th *cuda.Thread) error {
+			_, err := th.Train(func(name, arch string) ([]byte, error) {
+				if asked = append(asked, arch); !strings.HasSuffix(arch, cuda.Again) {
+					return append([]byte(filepath.Join(t.TempDir(), "newer.so")), 0), nil
+				}
+				if c.err != nil {
+					return nil, c.err
+				}
+				return cudatest.Image(name, arch)
+			})
+			return err
+		})
+		v.Close()
+		require.Equal(t, []string{"sm_90a", "sm_90a" + cuda.Again}, asked[:2])
+		if c.err == nil {
+			require.NoError(t, err)
+			continue
+		}
+		var e *cuda.Error
+		require.ErrorAs(t, err, &e)
+		require.Contains(t, e.Hint, "newer driver")
+		require.ErrorIs(t, err, none)
+	}
+}
+
+// Libraries of CUDA 12 are taken where the driver is for that, wherever they are.
+func TestLibrariesForTheDriver(t *testing.T) {
+	libs := libraries(t)
+	older := t.TempDir()
+	for to, from := range map[string]string{"libcublasLt.so.12": "libcublasLt.so.13", "libnvrtc.so.12": "libnvrtc.so.13"} {
+		text, err := os.ReadFile(filepath.Join(libs, from))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(older, to), text, 0o755))
+	}
+	for version, want := range map[string]string{"13000": libs, "12040": older} {
+		t.Setenv("FAKE_CUDA_VERSION", version)
+		b, err := cuda.OpenBlas(libs, older)
+		require.NoError(t, err)
+		require.Equal(t, want, filepath.Dir(b.Path()))
+		c, err := cuda.OpenCompiler(libs, older)
+		require.NoError(t, err)
+		require.Equal(t, want, filepath.Dir(c.Path()))
+	}
 }
 
 func TestSharedMemoryAndGraphsOfKernelsThatAreNotThere(t *testing.T) {

@@ -3,6 +3,7 @@ package cuda
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -114,6 +115,25 @@ func OpenDriver(dirs ...string) (*Driver, error) {
 			Hint: "install a newer driver, 525 at least"}
 	}
 	return d, nil
+}
+
+// openFor opens a library of CUDA. Libraries of CUDA 13 need a driver for it, 580 or newer: where the driver
+// is for CUDA 12, one of that is looked for everywhere first.
+func openFor(s dl.Search) (*dl.Library, error) {
+	if lib, err := dl.Open(dl.Search{Name: "the CUDA driver", Files: []string{"libcuda.so.1"}, Dirs: s.Dirs}); err == nil {
+		var d struct {
+			Version func(v *int32) code `c:"cuDriverGetVersion"`
+		}
+		v := new(int32)
+		if lib.Bind(&d) == nil && d.Version(v) == 0 && *v/1000 == 12 {
+			first := s
+			first.Files = slices.DeleteFunc(slices.Clone(s.Files), func(f string) bool { return !strings.HasSuffix(f, ".so.12") })
+			if lib, err := dl.Open(first); err == nil {
+				return lib, nil
+			}
+		}
+	}
+	return dl.Open(s)
 }
 
 // Version is the newest version of CUDA that the driver knows, such as "12.4".

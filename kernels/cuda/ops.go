@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -59,7 +60,15 @@ func (t *Thread) loadKernels(image Image, source string, kernels map[string]**Ke
 		if err != nil {
 			return err
 		}
-		if m, err = t.Load(code); err != nil {
+		m, err = t.Load(code)
+		if e, ok := errors.AsType[*Error](err); ok && unloadable[e.Code] {
+			newer, missing := image(source, t.device.Arch()+Again)
+			if missing != nil {
+				return fmt.Errorf("%w (and it cannot be compiled here: %w)", err, missing)
+			}
+			m, err = t.Load(newer)
+		}
+		if err != nil {
 			return err
 		}
 		t.sources[source] = m
@@ -76,6 +85,10 @@ func (t *Thread) loadKernels(image Image, source string, kernels map[string]**Ke
 	}
 	return nil
 }
+
+// unloadable are the codes of a driver that is too old for what it is to load: invalid image, no binary for
+// the GPU, invalid PTX, unsupported version.
+var unloadable = map[int]bool{200: true, 209: true, 218: true, 222: true}
 
 // dynamicShared is the dynamic shared memory that the launches of some kernels may ask for, in bytes:
 // what a block can have without what a kernel has of its own, at most ownShared. The driver

@@ -27,7 +27,7 @@ enum {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 enum { DEVICES = 16, FIRST = 1000 }; // a context is FIRST + the number of its device
-static int initialized, devices, version, retained, lost[DEVICES];
+static int initialized, devices, retained, lost[DEVICES];
 static uint64_t memory, used[DEVICES];
 static char fail_name[64];
 static int fail_code, fail_at, fail_count, fail_device;
@@ -78,7 +78,6 @@ result cuInit(unsigned flags)
 	if (flags)
 		return INVALID_VALUE;
 	devices = (int)env("FAKE_CUDA_DEVICES", 1);
-	version = (int)env("FAKE_CUDA_VERSION", 12040);
 	memory = (uint64_t)env("FAKE_CUDA_MEMORY", 1 << 30);
 	fail_name[0] = 0, fail_count = 0, fail_device = -1;
 	if (getenv("FAKE_CUDA_FAIL"))
@@ -93,7 +92,7 @@ result cuInit(unsigned flags)
 }
 result cuDriverGetVersion(int *v)
 {
-	*v = version;
+	*v = (int)env("FAKE_CUDA_VERSION", 13000);
 	return 0;
 }
 result cuGetErrorName(result r, const char **name)

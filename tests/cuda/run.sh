@@ -59,7 +59,7 @@ training() {
 {
 	echo "seed of random inputs: $NANOCHAT_TEST_SEED"
 	step 'machine' ./nanochat doctor
-	step 'kernels' ./kernels-cuda.test -test.v
+	step 'kernels' ./kernels-cuda.test -test.v -test.skip Speed
 	step 'sums over devices' ./core-collective.test
 	step 'optimizers' ./core-optim.test -test.run GPU
 	step 'network: generation and training' ./core-model.test -test.run GPU
@@ -68,7 +68,8 @@ training() {
 	step 'losses of 200 steps' ./losses.sh run
 	step 'trainer' ./core-train.test -test.run GPU
 	step 'compute-sanitizer' sanitizer
-	step 'speed of kernels' ./kernels-cuda.test -test.run 'Speed$' -test.v
+	step 'speed of kernels' ./kernels-cuda.test -test.run 'Speed$' -test.skip FlashSpeed -test.v
+	step 'speed of an update' ./core-optim.test -test.run Speed -test.v
 	step 'speed of attention' sdpa
 	step 'speed of decoding' ./nanochat benchmark nano-125m.gguf --device cuda
 	step 'speed and memory of training' training

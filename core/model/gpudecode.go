@@ -88,9 +88,11 @@ func (d *gpuWork) decode(t *cuda.Thread, w *Work) error {
 	shape := stepShape{w.tokens, w.logitRows, room, w.pool.gpu.at, d.numbers, d.logits, d.scores, w.pool.kind, w.pool.pageBytes}
 	i := slices.IndexFunc(d.graphs, func(g stepGraph) bool { return g.stepShape == shape })
 	if i < 0 {
-		g, err := t.Graph(func() error {
-			return t.Early(func() error { return d.queueDecode(w, room) })
-		})
+		record := func() error { return d.queueDecode(w, room) }
+		g, err := t.Graph(func() error { return t.Early(record) })
+		if err != nil { // a driver may not record kernels that begin early
+			g, err = t.Graph(record)
+		}
 		if err != nil {
 			return err
 		}

@@ -3,13 +3,33 @@
 package model
 
 import (
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/architehc/nanochat/kernels"
+	"github.com/architehc/nanochat/kernels/cuda/cudatest"
 	"github.com/architehc/nanochat/kernels/team"
 )
+
+// A driver that cannot record kernels that begin early records them as others.
+func TestGPUDecodesWithoutEarlyKernels(t *testing.T) {
+	if cudatest.OnGPU(os.Getenv) {
+		t.Skip("this test is about the emulated GPU; the tests are on the machine's")
+	}
+	t.Setenv("FAKE_CUDA_FAIL", "cuLaunchKernelEx:801:1")
+	device, image := gpu(t)
+	c := axes()["norms"]
+	m := initModel(t, c, 5, nil)
+	g, err := NewGPU(m, device, image)
+	require.NoError(t, err)
+	w, err := NewGPUWork(g, 8)
+	require.NoError(t, err)
+	p, err := NewGPUPool(g, 1, kernels.KVF16)
+	require.NoError(t, err)
+	require.Equal(t, run(t, m, 1, kernels.KVF16, text(c, 4), 4), steps(t, m, w, p, text(c, 4), 1, 2, 1))
+}
 
 // Steps of one token of each sequence are recorded once for a shape and launched again, and give
 // the bits of the processor: at the beginning of a sequence, across the end of a page, side by side with

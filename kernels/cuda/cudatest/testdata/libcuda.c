@@ -472,6 +472,7 @@ result cuLaunchKernelEx(const void *config, void *f, void **params, void **extra
 		} *attributes;
 		unsigned count, pad2;
 	} c;
+	USABLE;
 	memcpy(&c, config, sizeof c);
 	for (unsigned i = 0; i < c.count; i++)
 		if (c.attributes[i].id != 6 || c.attributes[i].value[0] != 1)

@@ -52,6 +52,9 @@ func devices(t *testing.T, n string, scene ...string) ([]*cuda.Device, *cuda.NCC
 		open = append(open, v)
 	}
 	lib, err := cuda.OpenNCCL(dirs...)
+	if err != nil && cudatest.OnGPU(os.Getenv) {
+		t.Skip("NCCL is not here: ", err)
+	}
 	require.NoError(t, err)
 	return open, lib
 }
@@ -101,11 +104,9 @@ func numbers[T float32 | float64](th *cuda.Thread, rank, n int) (cuda.Ptr, error
 	return p, cuda.Upload(th, p, v)
 }
 
+// On a machine with one GPU this is a group of one.
 func TestSumsInTheOrderOfRanks(t *testing.T) {
 	list, lib := devices(t, "3")
-	if len(list) < 2 {
-		t.Skip("one device only")
-	}
 	g, err := collective.New(list, lib)
 	require.NoError(t, err)
 	require.Equal(t, len(list), g.Ranks())
@@ -162,7 +163,7 @@ func TestSumsInTheOrderOfRanks(t *testing.T) {
 			require.Equal(t, got[0][i], got[rank][i], "all have the same")
 		}
 	}
-	require.Equal(t, precise[0], precise[1])
+	require.Equal(t, precise[0], precise[ranks-1])
 	var first float64
 	for rank := range ranks {
 		first += float64(rank)*1e7 + float64(rank+1)/3

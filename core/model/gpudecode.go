@@ -88,7 +88,7 @@ func (d *gpuWork) decode(t *cuda.Thread, w *Work) error {
 	shape := stepShape{w.tokens, w.logitRows, room, w.pool.gpu.at, d.numbers, d.logits, d.scores, w.pool.kind, w.pool.pageBytes}
 	i := slices.IndexFunc(d.graphs, func(g stepGraph) bool { return g.stepShape == shape })
 	if i < 0 {
-		record := func() error { return d.queueDecode(w, room) }
+		record := func() error { return d.queue(w, room) }
 		g, err := t.Graph(func() error { return t.Early(record) })
 		if err != nil { // a driver may not record kernels that begin early
 			g, err = t.Graph(record)
@@ -118,96 +118,10 @@ func (d *gpuWork) forget(t *cuda.Thread) {
 	d.graphs, d.memory.graphs = nil, nil
 }
 
-// queueDecode is queue for such a step.
-func (d *gpuWork) queueDecode(w *Work, room int) error {
-	g, c, o := d.g, &d.g.m.cfg, d.g.ops
-	n, x, last := w.tokens, d.x, len(g.layers)-1
-	rows := (c.Heads + 2*c.KVHeads) * c.HeadDim
-	wide := c.FFN
-	if g.layers[0].gate.Rows > 0 {
-		wide *= 2
-	}
-	eps := float32(c.NormEps)
-	initial := cuda.Ptr(0)
-	if c.ResidualScalars {
-		initial = d.initial
-	}
-	q := &queue{}
-	q.do(o.Embed(x, initial, &g.embed, d.ids, n, c.Streams))
-	l := &g.layers[0]
-	q.do(d.enter(cuda.Mix{X: x, Initial: initial, Scalars: l.scalars, U: d.u, Read: l.mhcAttn}, 0, l.attnNorm, n))
-	for i := range g.layers {
-		l := &g.layers[i]
-		q.do(d.project(d.q, rows, &l.qkv, n, &l.q, &l.k, &l.v))
-		q.do(g.decode.Attend(d.attendDecode(w, i, room), n))
-		q.do(d.put(&d.attOut, d.att, l.attnSub, n))
-		q.do(o.Ternary(d.y, l.o.Rows, &l.o, &d.attOut, n))
-		q.do(d.enter(cuda.Mix{X: x, Y: d.y, Write: l.mhcAttn, U: d.u, Read: l.mhcFFN}, 2*i+1, l.ffnNorm, n))
-		q.do(d.project(d.up, wide, &l.upGate, n, &l.up, &l.gate))
-		q.do(g.decode.ActivateQuantize(&d.ff, d.up, d.up+cuda.Ptr(4*c.FFN), wide, activation(c.FFNKind), cuda.Normed{Weight: l.ffnSub, Eps: eps}, n))
-		q.do(o.Ternary(d.y, l.down.Rows, &l.down, &d.ff, n))
-		if i < last {
-			to := &g.layers[i+1]
-			q.do(d.enter(cuda.Mix{X: x, Y: d.y, Write: l.mhcFFN, Initial: initial, Scalars: to.scalars, U: d.u, Read: to.mhcAttn}, 2*(i+1), to.attnNorm, n))
-			continue
-		}
-		q.do(d.leave(cuda.Mix{X: x, Y: d.y, Write: l.mhcFFN, Mean: d.final}, n))
-	}
-	if w.logitRows > 0 {
-		q.do(o.Logits(d.logits, d.headArgs(), d.heads, w.logitRows))
-	}
-	return q.err
-}
-
-// enter mixes, and makes what the next function reads d.in.
-func (d *gpuWork) enter(m cuda.Mix, site int, weight cuda.Ptr, tokens int) error {
-	c := &d.g.m.cfg
-	if d.g.mixing == nil {
-		return d.g.decode.MixQuantize(&d.in, m, cuda.Normed{Weight: weight, Eps: float32(c.NormEps)}, tokens, c.Streams, c.Dim)
-	}
-	if err := d.mix(m, site, tokens); err != nil {
-		return err
-	}
-	return d.put(&d.in, d.u, weight, tokens)
-}
-
-// leave mixes for the last time, and norms the mean for the head.
-func (d *gpuWork) leave(m cuda.Mix, tokens int) error {
-	g, c := d.g, &d.g.m.cfg
-	eps := float32(c.NormEps)
-	var act *cuda.Act
-	if g.m.int8Head() {
-		act = &d.finalAct
-	}
-	if g.mixing == nil {
-		return g.decode.MixQuantize(act, m, cuda.Normed{Weight: g.norm, Eps: eps, Out: d.final}, tokens, c.Streams, c.Dim)
-	}
-	if err := d.mix(m, -1, tokens); err != nil {
-		return err
-	}
-	return d.last(tokens)
-}
-
-// project computes all of the parts' rows, of vectors rows long: by the matrix that they are
-// together, or one by one.
-func (d *gpuWork) project(dst cuda.Ptr, rows int, whole *cuda.Ternary, tokens int, parts ...*cuda.Ternary) error {
-	if whole.Rows > 0 {
-		return d.g.ops.Ternary(dst, rows, whole, &d.in, tokens)
-	}
-	q := &queue{}
-	for _, p := range parts {
-		if p.Rows > 0 {
-			q.do(d.g.ops.Ternary(dst, rows, p, &d.in, tokens))
-			dst += cuda.Ptr(4 * p.Rows)
-		}
-	}
-	return q.err
-}
-
 func (d *gpuWork) attendDecode(w *Work, layer, room int) *cuda.DecodeAttend {
 	c, l, rope := &d.g.m.cfg, &d.g.layers[layer], &d.g.m.rope
 	a := &cuda.DecodeAttend{
-		Scores: d.scores, Dst: d.att, QKV: d.q, QNorm: l.qNorm, KNorm: l.kNorm, Cosine: d.g.cosine, Sine: d.g.sine,
+		Scores: d.scores, Dst: d.att, QKV: d.qkv, QNorm: l.qNorm, KNorm: l.kNorm, Cosine: d.g.cosine, Sine: d.g.sine,
 		Positions: d.positions, FirstPage: d.firstPage, Pages: d.pages, Cache: d.cache(w.pool, layer),
 		LD: int32((c.Heads + 2*c.KVHeads) * c.HeadDim), Heads: int32(c.Heads), Half: int32(rope.rotary / 2),
 		Room: int32(room), Eps: float32(c.NormEps), Scale: attentionScale(c.HeadDim),

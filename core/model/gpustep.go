@@ -14,7 +14,7 @@ type gpuWork struct {
 	memory *gpuMemory
 
 	x, next, initial, u, final   cuda.Ptr
-	q, k, v, att, y, gate, up    cuda.Ptr // q, k and v, up and gate lie one behind the other
+	qkv, att, y, up              cuda.Ptr // of a token all of q, k and v; all of up, and of gate if there is one
 	in, attOut, ff, finalAct     cuda.Act
 	coefs                        cuda.Ptr // [tokens]Coef, where the mixing depends on the token
 	coefZ, coefInverse           cuda.Ptr // of cuda.FewTokens, see cuda.MHCCoefs
@@ -61,15 +61,12 @@ func (d *gpuWork) allocate(t *cuda.Thread, kinds [3]inputKind, tokens int) (err 
 		cols int
 	}{
 		{&d.x, c.Streams * c.Dim}, {&d.next, c.Streams * c.Dim}, {&d.initial, c.Dim}, {&d.u, c.Dim}, {&d.final, c.Dim}, {&d.y, c.Dim},
-		{&d.q, (c.Heads + 2*c.KVHeads) * c.HeadDim}, {&d.att, c.Heads * c.HeadDim}, {&d.up, 2 * c.FFN},
+		{&d.qkv, (c.Heads + 2*c.KVHeads) * c.HeadDim}, {&d.att, c.Heads * c.HeadDim}, {&d.up, 2 * c.FFN},
 	} {
 		if *f.dst, err = d.memory.alloc(t, 4*tokens*f.cols); err != nil {
 			return err
 		}
 	}
-	d.k = d.q + cuda.Ptr(4*tokens*c.Heads*c.HeadDim)
-	d.v = d.k + cuda.Ptr(4*tokens*c.KVHeads*c.HeadDim)
-	d.gate = d.up + cuda.Ptr(4*tokens*c.FFN)
 	if d.g.mixing != nil {
 		if d.coefs, err = d.memory.alloc(t, 4*cuda.CoefFloats*tokens); err != nil {
 			return err
@@ -98,7 +95,7 @@ func (d *gpuWork) run(w *Work) error {
 		if err := d.send(t, w); err != nil {
 			return err
 		}
-		compute := func() error { return d.queue(w) }
+		compute := func() error { return d.queue(w, 0) }
 		if decodes(w) {
 			compute = func() error { return d.decode(t, w) }
 		}
@@ -187,82 +184,114 @@ func (d *gpuWork) send(t *cuda.Thread, w *Work) (err error) {
 	return d.g.stage.numbers(t, d.numbers, d.table)
 }
 
-// queue queues the step: Work.run on the device.
-func (d *gpuWork) queue(w *Work) error {
+// queue queues the step: Work.run on the device. If room is not 0, the step has one token of each
+// sequence, and it is a number of positions that all of them are below.
+func (d *gpuWork) queue(w *Work, room int) error {
 	g, c, o := d.g, &d.g.m.cfg, d.g.ops
-	n, last := w.tokens, len(g.layers)-1
-	x, next := d.x, d.next
-	q := &queue{}
+	n, x, last := w.tokens, d.x, len(g.layers)-1
+	rows, wide := (c.Heads+2*c.KVHeads)*c.HeadDim, c.FFN
+	if g.layers[0].gate.Rows > 0 {
+		wide *= 2
+	}
 	initial := cuda.Ptr(0)
 	if c.ResidualScalars {
 		initial = d.initial
 	}
+	q := &queue{}
 	q.do(o.Embed(x, initial, &g.embed, d.ids, n, c.Streams))
 	l := &g.layers[0]
-	q.do(d.mix(cuda.Mix{X: x, Initial: initial, Scalars: l.scalars, U: d.u, Read: l.mhcAttn}, 0, n))
+	q.do(d.enter(cuda.Mix{X: x, Initial: initial, Scalars: l.scalars, U: d.u, Read: l.mhcAttn}, 0, l.attnNorm, n))
 	for i := range g.layers {
 		l := &g.layers[i]
-		q.do(d.put(&d.in, d.u, l.attnNorm, n))
-		q.do(o.Ternary(d.q, l.q.Rows, &l.q, &d.in, n))
-		q.do(o.Ternary(d.k, l.k.Rows, &l.k, &d.in, n))
-		q.do(o.Ternary(d.v, l.v.Rows, &l.v, &d.in, n))
-		q.do(o.Rotate(d.rotation(w, i), n))
-		a := d.attend(w, i)
-		if i == last && w.want < n {
-			if w.want == 0 {
-				return q.err // the caches are complete
+		q.do(d.project(d.qkv, rows, &l.qkv, n, &l.q, &l.k, &l.v))
+		if room > 0 {
+			q.do(g.decode.Attend(d.attendDecode(w, i, room), n))
+		} else {
+			q.do(o.Rotate(d.rotation(w, i), n))
+			a := d.attend(w, i)
+			if i == last && w.want < n {
+				if w.want == 0 {
+					return q.err // the caches are complete
+				}
+				n = w.want
+				a.Tokens, a.Positions, a.FirstPage = d.rows, d.rowPositions, d.rowPages
+				q.do(o.Gather(d.next, x, d.rows, n, c.Streams*c.Dim))
+				x = d.next
+				if g.mixing != nil { // of these tokens
+					q.do(d.mix(cuda.Mix{X: x}, 2*i, n))
+				}
 			}
-			n = w.want
-			a.Tokens, a.Positions, a.FirstPage = d.rows, d.rowPositions, d.rowPages
-			q.do(o.Gather(next, x, d.rows, n, c.Streams*c.Dim))
-			x, next = next, x
-			if g.mixing != nil { // of these tokens
-				q.do(d.mix(cuda.Mix{X: x}, 2*i, n))
-			}
+			q.do(o.Attention(a, n))
 		}
-		q.do(o.Attention(a, n))
 		q.do(d.put(&d.attOut, d.att, l.attnSub, n))
 		q.do(o.Ternary(d.y, l.o.Rows, &l.o, &d.attOut, n))
-		q.do(d.mix(cuda.Mix{X: x, Y: d.y, Write: l.mhcAttn, U: d.u, Read: l.mhcFFN}, 2*i+1, n))
-
-		q.do(d.put(&d.in, d.u, l.ffnNorm, n))
-		q.do(o.Ternary(d.up, l.up.Rows, &l.up, &d.in, n))
-		if l.gate.Rows > 0 {
-			q.do(o.Ternary(d.gate, l.gate.Rows, &l.gate, &d.in, n))
-		}
-		q.do(o.Activate(d.up, d.gate, d.up, n*c.FFN, activation(c.FFNKind)))
-		q.do(d.put(&d.ff, d.up, l.ffnSub, n))
+		q.do(d.enter(cuda.Mix{X: x, Y: d.y, Write: l.mhcAttn, U: d.u, Read: l.mhcFFN}, 2*i+1, l.ffnNorm, n))
+		q.do(d.project(d.up, wide, &l.upGate, n, &l.up, &l.gate))
+		q.do(g.decode.ActivateQuantize(&d.ff, d.up, d.up+cuda.Ptr(4*c.FFN), wide, activation(c.FFNKind), cuda.Normed{Weight: l.ffnSub, Eps: float32(c.NormEps)}, n))
 		q.do(o.Ternary(d.y, l.down.Rows, &l.down, &d.ff, n))
-		m, site := cuda.Mix{X: x, Y: d.y, Write: l.mhcFFN, Mean: d.final}, -1
 		if i < last {
 			to := &g.layers[i+1]
-			site = 2 * (i + 1)
-			m = cuda.Mix{X: x, Y: d.y, Write: l.mhcFFN, Initial: initial, Scalars: to.scalars, U: d.u, Read: to.mhcAttn}
+			q.do(d.enter(cuda.Mix{X: x, Y: d.y, Write: l.mhcFFN, Initial: initial, Scalars: to.scalars, U: d.u, Read: to.mhcAttn}, 2*(i+1), to.attnNorm, n))
+		} else {
+			q.do(d.leave(cuda.Mix{X: x, Y: d.y, Write: l.mhcFFN, Mean: d.final}, n))
 		}
-		q.do(d.mix(m, site, n))
 	}
-	q.do(d.last(n))
 	if w.logitRows > 0 {
-		q.do(o.Logits(d.logits, d.headArgs(), d.heads, w.logitRows))
+		h := &cuda.Head{Table: &g.head, X: d.final, Softcap: float32(c.LogitSoftcap)}
+		if g.m.int8Head() {
+			h.Act = &d.finalAct
+		}
+		q.do(o.Logits(d.logits, h, d.heads, w.logitRows))
 	}
 	return q.err
 }
 
-// last norms d.final for the head.
-func (d *gpuWork) last(tokens int) error {
-	g, eps := d.g, float32(d.g.m.cfg.NormEps)
-	if g.m.int8Head() {
-		return g.ops.RMSNormQuantize(&d.finalAct, d.final, d.final, g.norm, eps, tokens)
+// enter mixes, and makes what the next function reads d.in.
+func (d *gpuWork) enter(m cuda.Mix, site int, weight cuda.Ptr, tokens int) error {
+	c := &d.g.m.cfg
+	if d.g.mixing == nil {
+		return d.g.decode.MixQuantize(&d.in, m, cuda.Normed{Weight: weight, Eps: float32(c.NormEps)}, tokens, c.Streams, c.Dim)
 	}
-	return g.ops.Norm(d.final, d.final, g.norm, eps, tokens, g.m.cfg.Dim)
+	if err := d.mix(m, site, tokens); err != nil {
+		return err
+	}
+	return d.put(&d.in, d.u, weight, tokens)
 }
 
-func (d *gpuWork) headArgs() *cuda.Head {
-	h := &cuda.Head{Table: &d.g.head, X: d.final, Softcap: float32(d.g.m.cfg.LogitSoftcap)}
-	if d.g.m.int8Head() {
-		h.Act = &d.finalAct
+// leave mixes for the last time, and norms the mean for the head.
+func (d *gpuWork) leave(m cuda.Mix, tokens int) error {
+	g, c := d.g, &d.g.m.cfg
+	eps := float32(c.NormEps)
+	var act *cuda.Act
+	if g.m.int8Head() {
+		act = &d.finalAct
 	}
-	return h
+	if g.mixing == nil {
+		return g.decode.MixQuantize(act, m, cuda.Normed{Weight: g.norm, Eps: eps, Out: d.final}, tokens, c.Streams, c.Dim)
+	}
+	if err := d.mix(m, -1, tokens); err != nil {
+		return err
+	}
+	if act == nil {
+		return g.ops.Norm(d.final, d.final, g.norm, eps, tokens, c.Dim)
+	}
+	return g.ops.RMSNormQuantize(act, d.final, d.final, g.norm, eps, tokens)
+}
+
+// project computes all of the parts' rows, of vectors rows long: by the matrix that they are
+// together, or one by one.
+func (d *gpuWork) project(dst cuda.Ptr, rows int, whole *cuda.Ternary, tokens int, parts ...*cuda.Ternary) error {
+	if whole.Rows > 0 {
+		return d.g.ops.Ternary(dst, rows, whole, &d.in, tokens)
+	}
+	q := &queue{}
+	for _, p := range parts {
+		if p.Rows > 0 {
+			q.do(d.g.ops.Ternary(dst, rows, p, &d.in, tokens))
+			dst += cuda.Ptr(4 * p.Rows)
+		}
+	}
+	return q.err
 }
 
 // queue keeps the first error of what is queued.
@@ -296,8 +325,9 @@ func (d *gpuWork) cache(p *Pool, layer int) cuda.Cache {
 
 func (d *gpuWork) rotation(w *Work, layer int) *cuda.Rotation {
 	c, l, rope := &d.g.m.cfg, &d.g.layers[layer], &d.g.m.rope
+	q, kv := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
 	r := &cuda.Rotation{
-		Q: d.q, K: d.k, V: d.v, QNorm: l.qNorm, KNorm: l.kNorm, Cosine: d.g.cosine, Sine: d.g.sine,
+		Q: d.qkv, K: d.qkv + cuda.Ptr(4*q), V: d.qkv + cuda.Ptr(4*(q+kv)), LD: int32(q + 2*kv), QNorm: l.qNorm, KNorm: l.kNorm, Cosine: d.g.cosine, Sine: d.g.sine,
 		Positions: d.positions, Pages: d.pageOf, Cache: d.cache(w.pool, layer),
 		Heads: int32(c.Heads), Half: int32(rope.rotary / 2), Eps: float32(c.NormEps),
 	}
@@ -310,7 +340,7 @@ func (d *gpuWork) rotation(w *Work, layer int) *cuda.Rotation {
 func (d *gpuWork) attend(w *Work, layer int) *cuda.Attend {
 	c := &d.g.m.cfg
 	return &cuda.Attend{
-		Dst: d.att, Q: d.q, Tokens: d.tokens, Positions: d.positions, FirstPage: d.firstPage, Pages: d.pages,
+		Dst: d.att, Q: d.qkv, LD: int32((c.Heads + 2*c.KVHeads) * c.HeadDim), Tokens: d.tokens, Positions: d.positions, FirstPage: d.firstPage, Pages: d.pages,
 		Cache: d.cache(w.pool, layer), Heads: int32(c.Heads), Scale: attentionScale(c.HeadDim),
 	}
 }

@@ -127,6 +127,8 @@ type Rotation struct {
 	Half             int32
 	Interleaved      int32
 	Eps              float32
+	LD               int32 // from a token's vectors to the next's, in Q, in K and in V; 0: they lie close
+	_                int32
 }
 
 // Rotate norms and rotates queries and keys and stores keys and values.
@@ -145,6 +147,8 @@ type Attend struct {
 	Cache                               Cache
 	Heads                               int32
 	Scale                               float32
+	LD                                  int32 // from a token's vectors to the next's in Q; 0: they lie close
+	_                                   int32
 }
 
 // Attention is kernels.Set.Attention for every head of every query.

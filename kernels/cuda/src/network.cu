@@ -76,6 +76,7 @@ struct RotateArgs {
 	Cache cache;
 	int32_t heads, half, interleaved;
 	float eps;
+	int32_t ld, reserved; // from a token's vectors to the next's, in each of q, k and v; 0: close
 };
 
 // Norms and rotates queries and keys and stores keys and values: a warp for one head of one
@@ -88,8 +89,8 @@ NC_KERNEL(rotate, RotateArgs)
 	const int64_t token = blockIdx.y;
 	const int head = (int)blockIdx.x;
 	const bool key = head >= a.heads;
-	float *at =
-		key ? a.k + (token * kv_heads + head - a.heads) * d : a.q + (token * a.heads + head) * d;
+	const int64_t far = a.ld ? a.ld : (key ? kv_heads : a.heads) * d; // to the next token's
+	float *at = key ? a.k + token * far + (head - a.heads) * d : a.q + token * far + head * d;
 	const float *weight = key ? a.k_norm : a.q_norm;
 	for (int i = lane; i < d; i += 32)
 		x[i] = at[i];
@@ -123,7 +124,7 @@ NC_KERNEL(rotate, RotateArgs)
 		return;
 	const Head h = head_of(a.cache, a.pages[token], head - a.heads);
 	for (int i = lane; i < d; i += 32)
-		value[i] = a.v[(token * kv_heads + head - a.heads) * d + i];
+		value[i] = a.v[token * far + (head - a.heads) * d + i];
 	__syncwarp();
 	store(a.cache, h.k, h.k_scale, position % PageLen, x, lane);
 	store(a.cache, h.v, h.v_scale, position % PageLen, value, lane);
@@ -137,6 +138,7 @@ struct AttentionArgs {
 	Cache cache;
 	int32_t heads;
 	float scale;
+	int32_t ld, reserved; // from a token's vectors to the next's in q; 0: close
 };
 
 // The softmax goes page by page, as kernels.Attention defines it: a block of 64 threads for
@@ -150,7 +152,7 @@ NC_KERNEL(attention, AttentionArgs)
 	const int n = a.positions[query] + 1;
 	const int32_t *pages = a.pages + a.first_page[query];
 	for (int i = tid; i < d; i += 64)
-		q[i] = a.q[((int64_t)a.tokens[query] * a.heads + head) * d + i];
+		q[i] = a.q[a.tokens[query] * (int64_t)(a.ld ? a.ld : a.heads * d) + head * d + i];
 	float m = -INFINITY, l = 0, o[4] = {0, 0, 0, 0};
 	__syncthreads();
 	for (int start = 0; start < n; start += PageLen) {

@@ -108,6 +108,10 @@ sdist: setup-build setup-python ## the same as sources, which build without Go a
 	cd python && ../.venv/bin/python -m hatchling build -t sdist -d ../dist
 	@ls -l dist/*.tar.gz
 
+.PHONY: kernels
+kernels: build setup-python ## compile the kernels of NVIDIA GPUs into build/share, where build/bin and build/lib find them
+	VIRTUAL_ENV=$(CURDIR)/.venv build/bin/nanochat doctor --compile-kernels build/share/nanochat/cuda
+
 .PHONY: gopy
 gopy: setup-build setup-python ## the optional extension of bindings/gopy for .venv's Python, in build/gopy
 	scripts/build-gopy .venv/bin/python

@@ -94,7 +94,7 @@ func (o *modelOptions) chat(getenv environment) (chat.Options, error) {
 	if err := checkDevice(device); err != nil {
 		return chat.Options{}, invalid(err.Error(), "options of the model, NANOCHAT_DEVICE or the setting device say so")
 	}
-	c := chat.Options{Set: set, HugePages: o.flags&flagNoHugePages == 0, Device: device, CUDA: cuda.FromEnvironment(getenv), Engine: infer.Options{
+	c := chat.Options{Set: set, HugePages: o.flags&flagNoHugePages == 0, Device: device, CUDA: cuda.FromEnvironment(getenv, libraryPath()), Engine: infer.Options{
 		Threads: threads, Pin: o.flags&flagPin != 0, Context: int(o.context), MaxBatch: int(o.batch), Speculate: int(o.speculate),
 	}}
 	if o.flags&flagKVInt8 != 0 {

@@ -63,7 +63,7 @@ func openTraining(path string, overrides []string, resume string, getenv environ
 	if err != nil {
 		return 0, configFailure(err)
 	}
-	o := train.Options{Resume: resume, Version: version, CUDA: cuda.FromEnvironment(getenv)}
+	o := train.Options{Resume: resume, Version: version, CUDA: cuda.FromEnvironment(getenv, libraryPath())}
 	if name := getenv("NANOCHAT_KERNEL"); name != "" {
 		if o.Set, err = kernels.ByName(name); err != nil {
 			return 0, invalid(err.Error(), "unset NANOCHAT_KERNEL and the setting kernel to use the best")

@@ -236,6 +236,11 @@ class CustomBuildHook(BuildHookInterface):
             str(module / "LICENSE"): f"{share}/{MODEL}/LICENSE",
             **{str(module / f): f"{share}/{f}" for f in MODEL_FILES},
         }
+        if arches := os.environ.get("NANOCHAT_WHEEL_CUDA"):  # such as sm_80,sm_90a,sm_100; minutes, so not by default
+            kernels = out / "cuda"
+            shutil.rmtree(kernels, ignore_errors=True)
+            builder.run(program, "doctor", "--compile-kernels", kernels, "--arch", arches)
+            build_data["force_include"] |= {str(f): f"{share}/cuda/{f.name}" for f in sorted(kernels.iterdir())}
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-manylinux_2_{glibc((library, program))}_{machine}"
 

@@ -14,7 +14,6 @@ import (
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/kernels"
-	"github.com/architehc/nanochat/kernels/cuda"
 	"github.com/architehc/nanochat/kernels/team"
 )
 
@@ -205,7 +204,7 @@ func (c *benchmarkCmd) measure(a *app, set *kernels.Set, training *config.Config
 func (c *benchmarkCmd) onDevice(a *app) func(*model.Model) (*model.GPU, error) {
 	var said bool
 	return func(m *model.Model) (*model.GPU, error) {
-		gpu, why, err := chat.OnDevice(m, c.Device, cuda.FromEnvironment(os.Getenv))
+		gpu, why, err := chat.OnDevice(m, c.Device, cudaSetup())
 		if !said {
 			a.onProcessor(why)
 			said = true

@@ -180,7 +180,7 @@ func findCUDA() (r cudaReport) {
 		r.Devices, err = driver.Devices()
 	}
 	if err == nil {
-		r.Notices = checkKernels(cuda.FromEnvironment(os.Getenv))
+		r.Notices = checkKernels(cudaSetup())
 		return r
 	}
 	r.Missing = err.Error()

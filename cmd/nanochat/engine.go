@@ -83,7 +83,7 @@ func (r *runFlags) options(e *engineFlags, context size, speculate int) (chat.Op
 	if context < 0 || context > 1<<24 || speculate < 0 {
 		return chat.Options{}, &usageError{"--context and --speculate are not negative, and a context has at most 16M positions", "leave them out for the defaults"}
 	}
-	o := chat.Options{Set: set, HugePages: r.HugePages, Device: r.Device, CUDA: cuda.FromEnvironment(os.Getenv), Engine: infer.Options{
+	o := chat.Options{Set: set, HugePages: r.HugePages, Device: r.Device, CUDA: cudaSetup(), Engine: infer.Options{
 		Threads: e.threads(), Pin: r.Pin, Context: int(context), Speculate: speculate, KVType: r.kv(),
 	}}
 	o.Choose, err = r.chooser(set)
@@ -115,3 +115,6 @@ func (a *app) onProcessor(why error) {
 		fmt.Fprintf(a.stderr, "computing on the processor: %s\n", oneLine(why.Error()))
 	}
 }
+
+// cudaSetup is where the libraries and the kernels of GPUs are.
+func cudaSetup() cuda.Setup { return cuda.FromEnvironment(os.Getenv, executable()) }

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/architehc/nanochat/core/chat"
@@ -12,7 +11,6 @@ import (
 	"github.com/architehc/nanochat/core/gguf"
 	"github.com/architehc/nanochat/core/model"
 	"github.com/architehc/nanochat/core/tokenizer"
-	"github.com/architehc/nanochat/kernels/cuda"
 	"github.com/architehc/nanochat/kernels/team"
 )
 
@@ -110,7 +108,7 @@ func (c *evalBPBCmd) Run(a *app) (err error) {
 	}
 	tm := team.New(c.threads(), team.Options{})
 	defer tm.Close()
-	gpu, why, err := chat.OnDevice(m, c.Device, cuda.FromEnvironment(os.Getenv))
+	gpu, why, err := chat.OnDevice(m, c.Device, cudaSetup())
 	if err != nil {
 		return err
 	}

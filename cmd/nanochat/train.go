@@ -14,7 +14,6 @@ import (
 	"github.com/architehc/nanochat/core/telemetry/sink"
 	"github.com/architehc/nanochat/core/train"
 	"github.com/architehc/nanochat/core/watch"
-	"github.com/architehc/nanochat/kernels/cuda"
 )
 
 type trainCmd struct {
@@ -51,7 +50,7 @@ func (c *trainCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	o := train.Options{Resume: c.Resume, Version: version, Set: set, CUDA: cuda.FromEnvironment(os.Getenv)}
+	o := train.Options{Resume: c.Resume, Version: version, Set: set, CUDA: cudaSetup()}
 	if c.DryRun {
 		p, err := train.MakePlan(a.ctx, cfg, o)
 		if err != nil {

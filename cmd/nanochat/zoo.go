@@ -17,16 +17,21 @@ func openZoo() (*zoo.Zoo, error) { return openZooWith(func(*zoo.Options) {}) }
 
 // openZooWith is openZoo with other options.
 func openZooWith(change func(*zoo.Options)) (*zoo.Zoo, error) {
-	exe, err := os.Executable()
-	if err != nil {
-		exe = "" // nothing is found beside it
-	}
-	o, err := zoo.FromEnvironment(os.Getenv, exe)
+	o, err := zoo.FromEnvironment(os.Getenv, executable())
 	if err != nil {
 		return nil, err
 	}
 	change(&o)
 	return zoo.New(o)
+}
+
+// executable is the file of the program; "" where it is not known and nothing is found beside it.
+func executable() string {
+	exe, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	return exe
 }
 
 // find is where every command gets its model from: a file, or a name that is

@@ -183,12 +183,15 @@ const Again = "+again"
 func (c *CodeCache) Cubin(name, arch string) ([]byte, error) {
 	arch, again := strings.CutSuffix(arch, Again)
 	file := codeFile(name, arch)
-	dirs := c.Ready
-	if c.Dir != "" {
-		dirs = append(slices.Clone(dirs), c.Dir)
+	var files []string
+	for _, dir := range c.Ready {
+		files = append(files, filepath.Join(dir, file), filepath.Join(dir, codeFile(name, baseArch(arch))))
 	}
-	for _, dir := range dirs {
-		if code, err := os.ReadFile(filepath.Join(dir, file)); !again && err == nil && bytes.HasPrefix(code, []byte("\x7fELF")) {
+	if c.Dir != "" {
+		files = append(files, filepath.Join(c.Dir, file))
+	}
+	for _, f := range files {
+		if code, err := os.ReadFile(f); !again && err == nil && bytes.HasPrefix(code, []byte("\x7fELF")) {
 			return code, nil
 		}
 	}
@@ -200,6 +203,16 @@ func (c *CodeCache) Cubin(name, arch string) ([]byte, error) {
 		_ = keep(filepath.Join(c.Dir, file), code) // what fails is made again next time
 	}
 	return code, err
+}
+
+// baseArch is the first architecture of arch's generation, whose code runs on all of it: of sm_86 it is sm_80,
+// of sm_103a sm_100. Hopper has one only, with instructions of its own: sm_90a.
+func baseArch(arch string) string {
+	base := strings.TrimSuffix(arch, "a")
+	if base == "sm_90" || len(base) < len("sm_80") {
+		return arch
+	}
+	return base[:len(base)-1] + "0"
 }
 
 // codeFile is the name of a file with code: it is that of these sources and options.

@@ -178,4 +178,23 @@ func TestSetupOfTheEnvironment(t *testing.T) {
 	require.Equal(t, "/home/me/.cache/nanochat/cuda", FromEnvironment(get, "").CacheDir)
 	env["HOME"] = ""
 	require.Empty(t, FromEnvironment(get, "").CacheDir)
+	require.Equal(t, []string{"/k1", "/k2", "/usr/share/nanochat/cuda"}, FromEnvironment(get, "/usr/bin/nanochat").KernelDirs)
+}
+
+func TestReadyCodeOfTheFirstOfAGeneration(t *testing.T) {
+	dir := t.TempDir()
+	for _, arch := range []string{"sm_80", "sm_90a", "sm_100"} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, codeFile("sums", arch)), []byte("\x7fELF of "+arch), 0o600))
+	}
+	none := errors.New("no compiler")
+	c := &CodeCache{Ready: []string{dir}, Err: none}
+	for arch, want := range map[string]string{"sm_80": "sm_80", "sm_86": "sm_80", "sm_89": "sm_80", "sm_90a": "sm_90a", "sm_100a": "sm_100", "sm_103a": "sm_100"} {
+		code, err := c.Cubin("sums", arch)
+		require.NoError(t, err)
+		require.Equal(t, "\x7fELF of "+want, string(code), arch)
+	}
+	for _, arch := range []string{"sm_90", "sm_120a", "sm_75"} {
+		_, err := c.Cubin("sums", arch)
+		require.Equal(t, none, err, arch)
+	}
 }

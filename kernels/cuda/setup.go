@@ -18,8 +18,9 @@ type Setup struct {
 const KernelsVariable = "NANOCHAT_CUDA_KERNELS"
 
 // FromEnvironment is the setup that the environment asks for: LibDirs, the directories of KernelsVariable,
-// and for the cache one below XDG_CACHE_HOME or HOME.
-func FromEnvironment(getenv func(string) string) Setup {
+// and for the cache one below XDG_CACHE_HOME or HOME. file is that of the program or the library, whose
+// package may have compiled kernels in ../share/nanochat/cuda; "": there is none.
+func FromEnvironment(getenv func(string) string, file string) Setup {
 	s := Setup{LibDirs: LibDirs(getenv)}
 	if dir := getenv("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
 		s.CacheDir = filepath.Join(dir, "nanochat", "cuda")
@@ -30,6 +31,9 @@ func FromEnvironment(getenv func(string) string) Setup {
 		if dir != "" {
 			s.KernelDirs = append(s.KernelDirs, dir)
 		}
+	}
+	if file != "" {
+		s.KernelDirs = append(s.KernelDirs, filepath.Join(filepath.Dir(file), "..", "share", "nanochat", "cuda"))
 	}
 	return s
 }

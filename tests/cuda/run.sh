@@ -44,9 +44,9 @@ sanitizer() {
 		return 0
 	fi
 	for tool in memcheck racecheck; do
-		compute-sanitizer --tool $tool --error-exitcode 1 ./kernels-cuda.test -test.short || return
+		compute-sanitizer --tool $tool --error-exitcode 1 ./kernels-cuda.test -test.short -test.skip 'Speed|Compile|Code' || return
 	done
-	compute-sanitizer --error-exitcode 1 ./core-model.test -test.run 'GPUTrainGradients|GPUTrainBits' -test.short
+	compute-sanitizer --error-exitcode 1 ./core-model.test -test.run 'GPUTrainGradients|GPUTrainBits|GPUMixing' -test.short
 }
 sdpa() {
 	./kernels-cuda.test -test.run FlashSpeed -test.v || return

@@ -46,7 +46,7 @@ func OnGPU(getenv func(string) string) bool { return getenv(GPUVariable) == "1" 
 // kernel source is built when the image is asked for it.
 func Setup(getenv func(string) string) (dirs []string, image cuda.Image, missing string, err error) {
 	if OnGPU(getenv) {
-		s := cuda.FromEnvironment(getenv)
+		s := cuda.FromEnvironment(getenv, "")
 		return s.LibDirs, s.Image(), "", nil
 	}
 	for _, cc := range []string{"gcc", "g++"} {

@@ -54,6 +54,7 @@ const (
 	layoutStride = 6 // CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, in elements
 
 	prefWorkspace  = 1 // CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES
+	prefReduction  = 3 // CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK
 	prefAlignmentA = 5 // CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES; then B, C, D
 )
 
@@ -250,7 +251,7 @@ func (p *Product) complete() error {
 			return wrong("%s is at %#x", l.name, uint64(l.at))
 		}
 	}
-	if p.Batch > 1 && p.StrideD < int64(p.M-1)*int64(p.LDD)+int64(p.N) && p.StrideD < int64(p.N) {
+	if p.Batch > 1 && p.StrideD < int64(p.N) {
 		return wrong("results of the batch lie %d elements apart", p.StrideD)
 	}
 	return nil
@@ -386,6 +387,11 @@ func (b *Blas) plan(p *Product, k *blasKey) (plan *blasPlan, err error) {
 	bytes := new(uint64)
 	*bytes = BlasWorkspace
 	set("cublasLtMatmulPreferenceSetAttribute", api.PrefSet, pref, prefWorkspace, unsafe.Pointer(bytes), 8)
+	if p.TypeD == BlasF16 || p.TypeD == BlasBF16 { // parts of a sum along K are not to be rounded to that
+		mask := new(uint32)
+		*mask = 2 // CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE
+		set("cublasLtMatmulPreferenceSetAttribute", api.PrefSet, pref, prefReduction, unsafe.Pointer(mask), 4)
+	}
 	for i, a := range [4]uint32{k.alignment[1], k.alignment[0], k.alignment[2], k.alignment[3]} {
 		v := new(uint32)
 		*v = a

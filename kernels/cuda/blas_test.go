@@ -204,6 +204,23 @@ func TestTF32RoundsFactorsOnlyWhenAskedTo(t *testing.T) {
 	})
 }
 
+// 127 + 130 and then -1 are 256, if the sum in between is not rounded to bfloat16.
+func TestSumsAreFloat32WhereResultsAreNot(t *testing.T) {
+	withBlas(t, func(th *cuda.Thread, b *cuda.Blas) {
+		const k = 64
+		x, y := make([]float32, 16*k), make([]float32, k*16)
+		for i := range 16 {
+			x[i*k], x[i*k+1], x[i*k+k-1] = 127, 130, -1
+		}
+		for i := range y {
+			y[i] = 1
+		}
+		p := cuda.Product{M: 16, N: 16, K: k, A: typed(t, th, x, cuda.BlasBF16), B: typed(t, th, y, cuda.BlasBF16), D: put(t, th, make([]uint16, 256)), TypeA: cuda.BlasBF16, TypeD: cuda.BlasBF16, Alpha: 1}
+		require.NoError(t, b.MatMul(&p))
+		require.Equal(t, float32(256), values(t, th, p.D, 1, cuda.BlasBF16)[0])
+	})
+}
+
 func TestProductsInAGraph(t *testing.T) {
 	withBlas(t, func(th *cuda.Thread, b *cuda.Blas) {
 		r := rand.New(rand.NewPCG(5, 5))

@@ -128,13 +128,13 @@ int cublasLtMatrixLayoutDestroy(struct layout *l) { return destroy(l); }
 
 struct preference {
 	uint64_t workspace;
-	uint32_t alignment[4];
+	uint32_t alignment[4], reduction;
 };
 int cublasLtMatmulPreferenceCreate(struct preference **p)
 {
 	CALL;
 	*p = malloc(sizeof **p);
-	**p = (struct preference){0, {256, 256, 256, 256}};
+	**p = (struct preference){0, {256, 256, 256, 256}, 7};
 	__sync_fetch_and_add(&live, 1);
 	return 0;
 }
@@ -144,6 +144,8 @@ int cublasLtMatmulPreferenceSetAttribute(struct preference *p, int attribute, co
 	CALL;
 	if (attribute == 1 && bytes == 8)
 		memcpy(&p->workspace, v, 8);
+	else if (attribute == 3 && bytes == 4)
+		memcpy(&p->reduction, v, 4);
 	else if (attribute >= 5 && attribute <= 8 && bytes == 4)
 		memcpy(&p->alignment[attribute - 5], v, 4);
 	else
@@ -160,7 +162,9 @@ struct problem { // all that an algorithm is for
 	uint32_t alignment[4];
 };
 struct algo {
-	uint64_t problem, workspace, number, unused[5];
+	uint64_t problem, workspace, number;
+	uint64_t divided; // 1: the sum of the first half of k is kept as the result's type
+	uint64_t unused[4];
 };
 struct choice {
 	struct algo algo;
@@ -244,13 +248,15 @@ int cublasLtMatmulAlgoGetHeuristic(struct handle *h, const struct desc *d, const
 		memset(x, 0, sizeof *x);
 		x->workspace = *found == 1 ? pref->workspace : 1 << 20;
 		x->state = *found == 2 ? NOT_SUPPORTED : 0;
-		x->algo = (struct algo){hash(&p), x->workspace, (uint64_t)*found + 1, {0}};
+		x->algo = (struct algo){
+			hash(&p), x->workspace, (uint64_t)*found + 1, (pref->reduction & 5) != 0, {0}};
 	}
 	return 0;
 }
 
 struct product {
 	struct problem p;
+	int divided;
 	union {
 		float f;
 		int32_t i;
@@ -364,6 +370,11 @@ static void multiply(const struct product *x, int64_t at)
 				const float v = factor(x, b, lb->type, from);
 				for (int64_t i = 0; i < m; i++)
 					sum[i] += fa[l * m + i] * v;
+				for (int64_t i = 0; x->divided && l == k / 2 && i < m; i++) {
+					char part[4];
+					store(part, ld->type, 0, sum[i]);
+					sum[i] = load(part, ld->type, 0);
+				}
 			}
 		}
 		for (int64_t i = 0; i < m; i++) {
@@ -410,6 +421,7 @@ int cublasLtMatmul(struct handle *h, const struct desc *desc, const void *alpha,
 {
 	CALL;
 	struct product x = {.p = problem_of(desc, la, lb, lc, ld), .a = a, .b = b, .c = c, .d = d};
+	x.divided = algo && algo->divided;
 	memcpy(&x.alpha, alpha, 4);
 	memcpy(&x.beta, beta, 4);
 	if (!h || !algo || h->device != driver.device())

@@ -49,6 +49,7 @@ type server struct {
 	mu       sync.Mutex
 	requests []*http.Request
 	sent     int64
+	writing  int // calls of counting.Write under way
 }
 
 func serve(t *testing.T, data []byte, behave func(n int, w http.ResponseWriter, r *http.Request) bool) *server {
@@ -90,17 +91,28 @@ type counting struct {
 }
 
 func (c *counting) Write(b []byte) (int, error) {
+	c.s.mu.Lock()
+	c.s.writing++
+	c.s.mu.Unlock()
 	n, err := c.ResponseWriter.Write(b)
 	c.s.mu.Lock()
 	c.s.sent += int64(n)
+	c.s.writing--
 	c.s.mu.Unlock()
 	return n, err
 }
 
+// bytes is what was sent. A client may have all of it before the call that wrote it returns, which is waited
+// for, but not for ever: a client that was killed reads no more.
 func (s *server) bytes() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.sent
+	for until := time.Now().Add(time.Second); ; time.Sleep(time.Millisecond) {
+		s.mu.Lock()
+		sent, writing := s.sent, s.writing
+		s.mu.Unlock()
+		if writing == 0 || time.Now().After(until) {
+			return sent
+		}
+	}
 }
 
 func (s *server) seen() []*http.Request {

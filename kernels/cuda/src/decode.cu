@@ -17,6 +17,7 @@ struct MixQuantizeArgs {
 NC_KERNEL(mix_quantize, MixQuantizeArgs)
 {
 	nc_let_next();
+	const NormWeights w = norm_weights(a.quantize);
 	nc_after_previous();
 	NC_DYNAMIC(float, v);
 	const int64_t token = blockIdx.x;
@@ -30,7 +31,7 @@ NC_KERNEL(mix_quantize, MixQuantizeArgs)
 		wide ? mix_columns<2, 4>(m) : mix_columns<2, 1>(m);
 	else
 		wide ? mix_columns<4, 4>(m) : mix_columns<4, 1>(m);
-	quantize_vector(v, a.quantize, token);
+	quantize_vector(v, a.quantize, w, token);
 }
 
 enum { ReLU2 = 0, ReLU2GLU = 1, SwiGLU = 2 };
@@ -45,6 +46,7 @@ struct ActivateQuantizeArgs {
 NC_KERNEL(activate_quantize, ActivateQuantizeArgs)
 {
 	nc_let_next();
+	const NormWeights w = norm_weights(a.quantize);
 	nc_after_previous();
 	NC_DYNAMIC(float, v);
 	const int64_t token = blockIdx.x;
@@ -61,7 +63,7 @@ NC_KERNEL(activate_quantize, ActivateQuantizeArgs)
 			v[i] = g / (1.0f + nc_exp(-g)) * up[i];
 		}
 	}
-	quantize_vector(v, a.quantize, token);
+	quantize_vector(v, a.quantize, w, token);
 }
 
 // ------------------------------------------------------------------- attention

@@ -15,9 +15,25 @@ struct QuantizeArgs {
 	int32_t normalize; // 0: quantise x itself
 };
 
+// NormWeights is what a thread has of the norm's weights before it needs them: they are constant,
+// so that they may be asked for while the kernel in front of this one runs.
+enum { WeightsAhead = 8 };
+struct NormWeights {
+	float weight[WeightsAhead];
+};
+NC_DEVICE NormWeights norm_weights(const QuantizeArgs &a)
+{
+	NormWeights w;
+	for (int j = 0; j < WeightsAhead; j++) {
+		const int i = (int)threadIdx.x + j * (int)blockDim.x;
+		w.weight[j] = a.weight && i < a.n ? a.weight[i] : 1.0f;
+	}
+	return w;
+}
+
 // quantize_vector norms, if it is to, and quantises v [n]. All threads of a block come, whole
 // warps; v may have been written by any of them just before.
-NC_DEVICE void quantize_vector(float *v, const QuantizeArgs &a, int64_t token)
+NC_DEVICE void quantize_vector(float *v, const QuantizeArgs &a, const NormWeights &w, int64_t token)
 {
 	NC_SHARED float lanes[16];
 	NC_SHARED uint32_t tops[32];
@@ -47,7 +63,12 @@ NC_DEVICE void quantize_vector(float *v, const QuantizeArgs &a, int64_t token)
 		if (tid == 0)
 			inverse = 1.0f / sqrtf(nc_tree(lanes) / (float)a.n + a.eps);
 		__syncthreads();
-		for (int i = tid; i < a.n; i += threads) {
+		for (int j = 0; j < WeightsAhead; j++) {
+			const int i = tid + j * threads;
+			if (i < a.n)
+				v[i] = v[i] * inverse * w.weight[j];
+		}
+		for (int i = tid + WeightsAhead * threads; i < a.n; i += threads) {
 			float y = v[i] * inverse;
 			v[i] = a.weight ? y * a.weight[i] : y;
 		}

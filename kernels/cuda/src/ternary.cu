@@ -8,13 +8,14 @@
 NC_KERNEL(quantize, QuantizeArgs)
 {
 	nc_let_next();
+	const NormWeights w = norm_weights(a);
 	nc_after_previous();
 	NC_DYNAMIC(float, v);
 	const int64_t token = blockIdx.x;
 	const float *x = a.x + token * a.n;
 	for (int i = (int)threadIdx.x; i < a.n; i += (int)blockDim.x)
 		v[i] = x[i];
-	quantize_vector(v, a, token);
+	quantize_vector(v, a, w, token);
 }
 
 // -------------------------------------------------------------------- products

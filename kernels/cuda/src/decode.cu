@@ -83,13 +83,28 @@ struct DecodeArgs {
 	int32_t reserved;
 };
 
-// turned puts a head's vector, normed and rotated, to x: a warp.
+// turned puts a head's vector, normed and rotated, to x: a warp. All that it reads from memory is
+// asked for at once.
 NC_DEVICE void turned(float *x, float *lanes, const float *from, const float *weight, int position,
                       const DecodeArgs &a, int lane)
 {
 	const int d = a.cache.head_dim;
-	for (int i = lane; i < d; i += 32)
-		x[i] = from[i];
+	const float *cosines = a.cosine + (int64_t)position * a.half,
+				*sines = a.sine + (int64_t)position * a.half;
+	float value[8], factor[8], cosine[4], sine[4]; // of at most 256 elements, 128 pairs
+	NC_UNROLL for (int j = 0; j < 8; j++)
+	{
+		const int i = lane + 32 * j;
+		value[j] = i < d ? from[i] : 0;
+		factor[j] = weight && i < d ? weight[i] : 1.0f;
+	}
+	NC_UNROLL for (int j = 0; j < 4; j++)
+	{
+		const int i = lane + 32 * j;
+		cosine[j] = i < a.half ? cosines[i] : 0;
+		sine[j] = i < a.half ? sines[i] : 0;
+	}
+	NC_UNROLL for (int j = 0; j < 8; j++) if (lane + 32 * j < d) x[lane + 32 * j] = value[j];
 	__syncwarp();
 	if (weight) {
 		if (lane < 16) {
@@ -100,17 +115,19 @@ NC_DEVICE void turned(float *x, float *lanes, const float *from, const float *we
 		}
 		__syncwarp();
 		const float inverse = 1.0f / sqrtf(nc_tree(lanes) / (float)d + a.eps);
-		for (int i = lane; i < d; i += 32)
-			x[i] = x[i] * inverse * weight[i];
+		NC_UNROLL for (int j = 0; j < 8; j++) if (lane + 32 * j < d) x[lane + 32 * j] =
+			value[j] * inverse * factor[j];
 		__syncwarp();
 	}
-	const float *cosine = a.cosine + (int64_t)position * a.half,
-				*sine = a.sine + (int64_t)position * a.half;
-	for (int i = lane; i < a.half; i += 32) {
-		const int j = a.interleaved ? 2 * i : i, k = a.interleaved ? 2 * i + 1 : i + a.half;
-		const float u = x[j], v = x[k], s = sine[i], bs = v * s, bc = v * cosine[i];
-		x[j] = fmaf(u, cosine[i], -bs);
-		x[k] = fmaf(u, s, bc);
+	NC_UNROLL for (int n = 0; n < 4; n++)
+	{
+		const int i = lane + 32 * n;
+		if (i < a.half) {
+			const int j = a.interleaved ? 2 * i : i, k = a.interleaved ? 2 * i + 1 : i + a.half;
+			const float u = x[j], v = x[k], bs = v * sine[n], bc = v * cosine[n];
+			x[j] = fmaf(u, cosine[n], -bs);
+			x[k] = fmaf(u, sine[n], bc);
+		}
 	}
 	__syncwarp();
 }
@@ -240,21 +257,21 @@ NC_KERNEL(decode_attention, DecodeArgs)
 		}
 		nc_commit();
 	};
-	for (int page = 0; page < Ring - 1; page++)
-		fetch(page);
-
 	float m = -INFINITY, l = 0, o = 0;
 	for (int first = 0; first < pages; first += Chunk) {
 		const int here = pages - first < Chunk ? pages - first : Chunk;
 		float s[2][2]; // of the warp's pages, warp and warp + 8
-		for (int i = 0; i < 2; i++) {
-			const int page = first + warp + 8 * i;
-			float top = -INFINITY;
+		for (int i = 0; i < 2; i++)
 			for (int j = 0; j < 2; j++) {
-				const int k = page * PageLen + lane + 32 * j;
+				const int k = (first + warp + 8 * i) * PageLen + lane + 32 * j;
 				s[i][j] = k < n ? scores[k] : -INFINITY;
-				top = s[i][j] > top ? s[i][j] : top; // NaN is no maximum
 			}
+		for (int page = 0; first == 0 && page < Ring - 1; page++)
+			fetch(page); // behind the scores, which are needed first
+		for (int i = 0; i < 2; i++) {
+			float top = -INFINITY;
+			for (int j = 0; j < 2; j++)
+				top = s[i][j] > top ? s[i][j] : top; // NaN is no maximum
 			for (int mask = 16; mask > 0; mask /= 2) {
 				const float other = nc_shuffle_xor(top, mask);
 				top = other > top ? other : top;

@@ -87,6 +87,14 @@ NC_KERNEL(divergent, Args) {
 			return th.Wait()
 		}), "barrier")
 	})
+	t.Run("write beside the memory", func(t *testing.T) {
+		require.ErrorContains(t, run(t, "unsynchronised", func(th *cuda.Thread, k *cuda.Kernel) error {
+			dst, err := th.Alloc(256)
+			require.NoError(t, err)
+			require.NoError(t, cuda.Launch(th, k, shape, &args{dst + 4}))
+			return th.Wait()
+		}), "beside an area of 256 bytes")
+	})
 	t.Run("another layout", func(t *testing.T) {
 		require.ErrorContains(t, run(t, "divergent", func(th *cuda.Thread, k *cuda.Kernel) error {
 			require.NoError(t, cuda.Launch(th, k, shape, &struct{ a, b cuda.Ptr }{}))

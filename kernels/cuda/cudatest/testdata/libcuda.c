@@ -234,6 +234,8 @@ result cuStreamSynchronize(uintptr_t at)
 	if (s->recording)
 		return CAPTURE_UNSUPPORTED;
 	advance(s, NULL);
+	if (!lost[s->device])
+		lost[s->device] = fences(s->device);
 	return lost[s->device];
 }
 result cuStreamQuery(uintptr_t at)

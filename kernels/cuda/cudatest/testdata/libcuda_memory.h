@@ -201,6 +201,32 @@ struct area {
 };
 static struct area *areas;
 
+// On both sides of an area is a fence that nobody may write.
+enum { FENCE = 256, FENCED = 0x3C };
+
+static int whole(const struct area *a)
+{
+	for (int i = 0; i < FENCE; i++)
+		if (a->at[i - FENCE] != FENCED || a->at[a->bytes + (uint64_t)i] != FENCED)
+			return 0;
+	return 1;
+}
+
+// fences is what kernels of a device that write beside its memory get for it, sooner or later.
+static result fences(int device)
+{
+	result r = 0;
+	pthread_mutex_lock(&lock);
+	for (struct area *a = areas; a && !r; a = a->next)
+		if (a->device == device && !whole(a)) {
+			snprintf(message, sizeof message, "something wrote beside an area of %llu bytes",
+			         (unsigned long long)a->bytes);
+			r = ILLEGAL_ADDRESS;
+		}
+	pthread_mutex_unlock(&lock);
+	return r;
+}
+
 static result take(void **p, uint64_t bytes, int host)
 {
 	if (bytes == 0)
@@ -210,8 +236,10 @@ static result take(void **p, uint64_t bytes, int host)
 	const int device = (int)(current - FIRST);
 	if (host || used[device] + bytes <= memory) {
 		struct area *a = malloc(sizeof *a);
-		a->at = aligned_alloc(256, (bytes + 255) / 256 * 256);
+		a->at = (char *)aligned_alloc(256, (bytes + 255) / 256 * 256 + 2 * FENCE) + FENCE;
 		memset(a->at, 0xA5, bytes);
+		memset(a->at - FENCE, FENCED, FENCE);
+		memset(a->at + bytes, FENCED, FENCE);
 		a->bytes = bytes, a->host = host, a->device = device, a->next = areas, areas = a;
 		used[device] += host ? 0 : bytes;
 		*p = a->at;
@@ -230,7 +258,7 @@ static result give(void *p, int host)
 		struct area *gone = *a;
 		*a = gone->next;
 		used[gone->device] -= host ? 0 : gone->bytes;
-		free(gone->at);
+		free(gone->at - FENCE);
 		free(gone);
 		r = 0;
 		break;

@@ -109,32 +109,36 @@ NC_KERNEL(describe, Args) { *a.dst = nc_descriptor(a.address); }
 	}))
 }
 
-// Kernels for this generation that compute something else are not used, and a notice says so.
+// Kernels for this generation that compute something else, or wait in vain, are not used, and a notice
+// says so.
 func TestHopperThatIsWrong(t *testing.T) {
 	libraries(t)
-	source, so := filepath.Join(t.TempDir(), "hopper.cu"), filepath.Join(t.TempDir(), "hopper.so")
-	require.NoError(t, os.WriteFile(source, []byte(`
-#include "hopper.cuh"
-struct Args { nc_map map; uint64_t rest[16]; };
-NC_GRID_KERNEL(ternary_wgmma, Args, 384) { (void)a; }
-NC_GRID_KERNEL(ternary_wgmma_64, Args, 384) { (void)a; }
-NC_GRID_KERNEL(ternary_wgmma_long, Args, 384) { (void)a; }
-`), 0o600))
-	require.NoError(t, cudatest.BuildKernel(so, source))
-	v, image := cudatest.Open(t, os.Getenv)
-	defer v.Close()
-	require.NoError(t, v.Do(func(th *cuda.Thread) error {
-		o, err := th.Ops(func(name, arch string) ([]byte, error) {
-			if name == "hopper" {
-				return append([]byte(so), 0), nil
-			}
-			return image(name, arch)
-		})
-		require.NoError(t, err)
-		require.Len(t, o.Notices(), 1)
-		require.Contains(t, o.Notices()[0], "ternary_wgmma computes 0 for row 0 of token 0")
-		require.False(t, o.ForceHopper(1))
-		gemm(t, th, o, rand.New(rand.NewPCG(1, 2)), 64, 64, 256, 128, 0)
-		return nil
-	}))
+	for body, notice := range map[string]string{
+		"(void)a;":                   "ternary_wgmma computes 0 for row 0 of token 0",
+		"*(int32_t *)a.rest[5] = 1;": "ternary_wgmma waits for something that does not come",
+	} {
+		source, so := filepath.Join(t.TempDir(), "hopper.cu"), filepath.Join(t.TempDir(), "hopper.so")
+		text := "#include \"hopper.cuh\"\nstruct Args { nc_map map; uint64_t rest[16]; };\n" // failed is rest[5]
+		for _, name := range []string{"ternary_wgmma", "ternary_wgmma_64", "ternary_wgmma_long"} {
+			text += "NC_GRID_KERNEL(" + name + ", Args, 384) { " + body + " }\n"
+		}
+		require.NoError(t, os.WriteFile(source, []byte(text), 0o600))
+		require.NoError(t, cudatest.BuildKernel(so, source))
+		v, image := cudatest.Open(t, os.Getenv)
+		require.NoError(t, v.Do(func(th *cuda.Thread) error {
+			o, err := th.Ops(func(name, arch string) ([]byte, error) {
+				if name == "hopper" {
+					return append([]byte(so), 0), nil
+				}
+				return image(name, arch)
+			})
+			require.NoError(t, err)
+			require.Len(t, o.Notices(), 1)
+			require.Contains(t, o.Notices()[0], notice)
+			require.False(t, o.ForceHopper(1))
+			gemm(t, th, o, rand.New(rand.NewPCG(1, 2)), 64, 64, 256, 128, 0)
+			return nil
+		}))
+		v.Close()
+	}
 }

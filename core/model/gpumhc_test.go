@@ -5,7 +5,7 @@ package model
 import (
 	"fmt"
 	"math"
-	"math/rand/v2"
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -13,6 +13,7 @@ import (
 	"github.com/architehc/nanochat/core/mhc"
 	"github.com/architehc/nanochat/kernels"
 	"github.com/architehc/nanochat/kernels/cuda"
+	"github.com/architehc/nanochat/kernels/cuda/cudatest"
 )
 
 // mixingCase is hyper-connections with random parameters, states and gradients.
@@ -26,7 +27,7 @@ type mixingCase struct {
 
 func newMixingCase(t *testing.T, c mhc.Config, tokens int, wide float64) *mixingCase {
 	t.Helper()
-	r := rand.New(rand.NewPCG(uint64(c.Streams), uint64(c.Dim)))
+	r := cudatest.Rand(os.Getenv, uint64(c.Streams), uint64(c.Dim))
 	fill := func(x []float32, scale float64) []float32 {
 		for i := range x {
 			x[i] = float32(scale * r.NormFloat64())

@@ -5,7 +5,6 @@ package optim
 import (
 	"encoding/binary"
 	"math"
-	"math/rand/v2"
 	"os"
 	"slices"
 	"testing"
@@ -212,7 +211,7 @@ func TestGPUStepsAsTheProcessor(t *testing.T) {
 
 // The iteration of the device's is the polynomial of the singular values too.
 func TestGPUOrthogonalises(t *testing.T) {
-	rnd := rand.New(rand.NewPCG(1, 1))
+	rnd := cudatest.Rand(os.Getenv, 1, 1)
 	for k, s := range shapes {
 		for _, bf16 := range []bool{false, true} {
 			g := normalMat(rnd, s[0], s[1])

@@ -240,7 +240,7 @@ func requireGrads(t *testing.T, what string, want, size, got grads) {
 }
 
 func TestFlashIsAttentionAndItsDerivative(t *testing.T) {
-	r := rand.New(rand.NewPCG(71, 1))
+	r := cudatest.Rand(os.Getenv, 71, 1)
 	type shape struct{ rows, seq, heads, kv, dim, length int }
 	shapes := []shape{
 		{1, 1, 1, 1, 16, 0}, {1, 64, 1, 1, 64, 0}, {2, 97, 4, 2, 64, 30}, {1, 192, 1, 1, 64, 0}, {1, 193, 2, 1, 64, 150},
@@ -263,7 +263,7 @@ func TestFlashIsAttentionAndItsDerivative(t *testing.T) {
 // Scores of a hundred and more: nearly all probability is at one key, and the largest score so
 // far grows from step to step.
 func TestFlashOfLargeScores(t *testing.T) {
-	r := rand.New(rand.NewPCG(72, 1))
+	r := cudatest.Rand(os.Getenv, 72, 1)
 	for _, dim := range []int{64, 128} {
 		c := newFlashCase(r, 1, 150, 1, 1, dim, 100)
 		c.scale = 3
@@ -289,7 +289,7 @@ func TestFlashOfLargeScores(t *testing.T) {
 
 // The reference kernels take one document at a time.
 func TestFlashGivesWhatTheReferenceKernelsGive(t *testing.T) {
-	set, r := reference(t), rand.New(rand.NewPCG(73, 1))
+	set, r := reference(t), cudatest.Rand(os.Getenv, 73, 1)
 	c := newFlashCase(r, 2, 90, 4, 2, 64, 30)
 	got := c.device(t)
 	d, q, kv, ld := c.dim, c.heads*c.dim, c.kv*c.dim, (c.heads+2*c.kv)*c.dim
@@ -334,7 +334,7 @@ func TestFlashGivesWhatTheReferenceKernelsGive(t *testing.T) {
 
 // Gradients in bfloat16 are those in float32, rounded.
 func TestFlashHalfGrads(t *testing.T) {
-	r := rand.New(rand.NewPCG(74, 3))
+	r := cudatest.Rand(os.Getenv, 74, 3)
 	for _, d := range []int{48, 64, 128} {
 		c := newFlashCase(r, 1, 140, 2, 1, d, 40)
 		flash(t, func(th *cuda.Thread, k *cuda.Flash) error {
@@ -364,7 +364,7 @@ func TestFlashHalfGrads(t *testing.T) {
 // A graph that was recorded with some documents computes with those that are in memory when it is
 // launched; and the order in which threads run is of no consequence to any bit.
 func TestFlashInAGraph(t *testing.T) {
-	r := rand.New(rand.NewPCG(74, 1))
+	r := cudatest.Rand(os.Getenv, 74, 1)
 	c, other := newFlashCase(r, 1, 140, 2, 1, 64, 40), newFlashCase(r, 1, 140, 2, 1, 64, 20)
 	other.qkv, other.dout = c.qkv, c.dout
 	want := []grads{c.device(t), other.device(t)}
@@ -394,7 +394,7 @@ func TestFlashInAGraph(t *testing.T) {
 
 // Starts that no batch has give numbers all the same, from the row's own tokens.
 func TestFlashOfWrongStarts(t *testing.T) {
-	c := newFlashCase(rand.New(rand.NewPCG(75, 1)), 1, 70, 1, 1, 64, 0)
+	c := newFlashCase(cudatest.Rand(os.Getenv, 75, 1), 1, 70, 1, 1, 64, 0)
 	for i := range c.starts {
 		c.starts[i] = []int32{-1 << 31, 1 << 30, 69, -5, 3}[i%5]
 	}

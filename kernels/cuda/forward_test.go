@@ -4,7 +4,6 @@ package cuda_test
 
 import (
 	"math"
-	"math/rand/v2"
 	"os"
 	"testing"
 
@@ -42,7 +41,7 @@ func computeForward(t *testing.T, f func(*cuda.Thread, *cuda.Ops, *cuda.Forward)
 // The fused kernels give the bits of the single ones, for every shape of vector, group and
 // block, also for zeros, infinities and NaN.
 func TestForwardGivesTheBitsOfTheSingleKernels(t *testing.T) {
-	r := rand.New(rand.NewPCG(5, 6))
+	r := cudatest.Rand(os.Getenv, 5, 6)
 	const n = 11 // tokens: no multiple of what a block takes
 	for _, x := range []struct{ cols, group int }{{64, 64}, {96, 64}, {160, 128}, {256, 256}, {96, 96}, {1540, 1540}, {384, 128}, {3072, 256}} {
 		values := vector(r, n*4*x.cols)

@@ -95,12 +95,12 @@ func latents(r *rand.Rand, rows, cols int, kind string) []float32 {
 }
 
 func TestPackGivesTheBitsOfTheQuantiser(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2))
+	r := cudatest.Rand(os.Getenv, 1, 2)
 	shapes := []struct{ rows, cols, group int }{
 		{16, 128, 64}, {48, 256, 128}, {32, 512, 256}, {32, 768, 768}, {16, 320, 128}, {17, 80, 80}, {5, 33, 33}, {31, 304, 48}, {16, 96, 16}, {33, 1000, 1000}, {16, 64, 64}, {16, 544, 256},
 	}
 	seed, _ := strconv.ParseUint(os.Getenv("NANOCHAT_TEST_SEED"), 10, 64) // 0 if there is none
-	for other := rand.New(rand.NewPCG(seed, 3)); len(shapes) < 20; {
+	for other := cudatest.Rand(os.Getenv, seed, 3); len(shapes) < 20; {
 		s := struct{ rows, cols, group int }{1 + other.IntN(60), 1 + other.IntN(600), 16 * (1 + other.IntN(12))}
 		if other.IntN(3) == 0 {
 			s.group = s.cols
@@ -159,7 +159,7 @@ func TestPackGivesTheBitsOfTheQuantiser(t *testing.T) {
 // A stack of parts has the bits of its parts, and addresses that are no multiples of 16 bytes do
 // not matter.
 func TestPackAtAnyAddress(t *testing.T) {
-	r := rand.New(rand.NewPCG(3, 4))
+	r := cudatest.Rand(os.Getenv, 3, 4)
 	withLatent(t, func(th *cuda.Thread, l *cuda.Latent) {
 		w := latents(r, 32, 192, "normal")
 		q, err := ternary.Quantize(w, 32, 192, 64)
@@ -181,7 +181,7 @@ func TestPackAtAnyAddress(t *testing.T) {
 }
 
 func TestPackFlagsWhatIsNotFinite(t *testing.T) {
-	r := rand.New(rand.NewPCG(5, 6))
+	r := cudatest.Rand(os.Getenv, 5, 6)
 	nan, inf := float32(math.NaN()), float32(math.Inf(-1))
 	withLatent(t, func(th *cuda.Thread, l *cuda.Latent) {
 		for _, group := range []int{64, 320} {
@@ -208,7 +208,7 @@ func TestPackFlagsWhatIsNotFinite(t *testing.T) {
 }
 
 func TestPackDenseGivesTheBitsOfGGUF(t *testing.T) {
-	r := rand.New(rand.NewPCG(7, 8))
+	r := cudatest.Rand(os.Getenv, 7, 8)
 	withLatent(t, func(th *cuda.Thread, l *cuda.Latent) {
 		for _, s := range []struct{ rows, cols int }{{3, 32}, {40, 128}, {17, 352}} {
 			for _, kind := range []kernels.DType{kernels.F16, kernels.Q8_0, kernels.F32} {
@@ -258,7 +258,7 @@ func TestPackDenseGivesTheBitsOfGGUF(t *testing.T) {
 }
 
 func TestFlipsAreCounted(t *testing.T) {
-	r := rand.New(rand.NewPCG(9, 10))
+	r := cudatest.Rand(os.Getenv, 9, 10)
 	withLatent(t, func(th *cuda.Thread, l *cuda.Latent) {
 		a, b := random(r, 33, 1000, 1000), random(r, 33, 1000, 1000)
 		want, _, err := ternary.Flips(a, b)

@@ -4,7 +4,6 @@ package cuda_test
 
 import (
 	"math"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -102,7 +101,7 @@ func textKernel(t *testing.T, th *cuda.Thread, source, name string) (*cuda.Kerne
 // The layouts are those that PTX gives for mma.m16n8k16 and ldmatrix. The elements are small whole
 // numbers, so sums are exact.
 func TestInstructionsOfTensorCores(t *testing.T) {
-	r := rand.New(rand.NewPCG(77, 1))
+	r := cudatest.Rand(os.Getenv, 77, 1)
 	var x, y [16][16]float32
 	var halfX, halfY []uint16
 	for i := range 16 {

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/architehc/nanochat/kernels"
 	"github.com/architehc/nanochat/kernels/cuda"
+	"github.com/architehc/nanochat/kernels/cuda/cudatest"
 )
 
 func reference(t *testing.T) *kernels.Set {
@@ -54,7 +56,7 @@ func putDense(t *testing.T, th *cuda.Thread, w *kernels.Dense) *cuda.Dense {
 }
 
 func TestEmbedAndLogitsGiveTheBitsOfTheReference(t *testing.T) {
-	set, r := reference(t), rand.New(rand.NewPCG(7, 8))
+	set, r := reference(t), cudatest.Rand(os.Getenv, 7, 8)
 	for _, kind := range []kernels.DType{kernels.F32, kernels.F16, kernels.BF16, kernels.Q8_0} {
 		w := dense(r, kind, 50, 96)
 		x := vector(r, 3*96)
@@ -99,7 +101,7 @@ func TestEmbedAndLogitsGiveTheBitsOfTheReference(t *testing.T) {
 }
 
 func TestMixGivesTheBitsOfTheReference(t *testing.T) {
-	set, r := reference(t), rand.New(rand.NewPCG(9, 10))
+	set, r := reference(t), cudatest.Rand(os.Getenv, 9, 10)
 	const tokens = 3
 	// mixing is tokens Coefs, all the same unless each token has its own.
 	mixing := func(each bool) (c [tokens]cuda.Coef) {
@@ -211,7 +213,7 @@ func coefs(list ...cuda.Coef) (out []float32) {
 }
 
 func TestActivationsGiveTheBitsOfTheReference(t *testing.T) {
-	set, r := reference(t), rand.New(rand.NewPCG(11, 12))
+	set, r := reference(t), cudatest.Rand(os.Getenv, 11, 12)
 	gate, up := vector(r, 1000), vector(r, 1000)
 	gate[0], gate[1], gate[2], up[3] = 80, -100, float32(math.Inf(1)), 0
 	for kind, f := range []func(dst, gate, up []float32){
@@ -240,7 +242,7 @@ func TestRotateAndAttentionGiveTheBitsOfTheReference(t *testing.T) {
 		{kernels.KVF16, 2, 1, 40, 20, false, true}, {kernels.KVF16, 2, 2, 128, 128, true, false}, {kernels.KVI8, 2, 1, 72, 72, true, true},
 	} {
 		t.Run(fmt.Sprint(c), func(t *testing.T) {
-			r := rand.New(rand.NewPCG(13, uint64(c.dim)))
+			r := cudatest.Rand(os.Getenv, 13, uint64(c.dim))
 			const tokens, layers = 150, 2
 			half := c.rotary / 2
 			cos, sin := make([]float32, tokens*half), make([]float32, tokens*half)
@@ -313,7 +315,7 @@ func TestRotateAndAttentionGiveTheBitsOfTheReference(t *testing.T) {
 }
 
 func TestGatherAndNorm(t *testing.T) {
-	set, r := reference(t), rand.New(rand.NewPCG(15, 16))
+	set, r := reference(t), cudatest.Rand(os.Getenv, 15, 16)
 	x, weight := vector(r, 4*300), vector(r, 300)
 	compute(t, func(th *cuda.Thread, o *cuda.Ops) {
 		src, dst := put(t, th, x), put(t, th, make([]float32, 2*300))

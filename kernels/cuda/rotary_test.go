@@ -4,13 +4,14 @@ package cuda_test
 
 import (
 	"fmt"
-	"math/rand/v2"
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/architehc/nanochat/kernels"
 	"github.com/architehc/nanochat/kernels/cuda"
+	"github.com/architehc/nanochat/kernels/cuda/cudatest"
 )
 
 // rotaryCase is a shape of queries, keys and values; half is the number of pairs that turn.
@@ -25,7 +26,7 @@ func TestRotateInTraining(t *testing.T) {
 		{4, 2, 64, 32, true, false}, {3, 1, 48, 24, false, false}, {3, 1, 16, 8, true, false}, {2, 2, 128, 64, true, false}, {5, 5, 80, 20, true, true}, {1, 1, 112, 33, false, false},
 	} {
 		t.Run(fmt.Sprint(c), func(t *testing.T) {
-			r := rand.New(rand.NewPCG(41, uint64(c.dim)))
+			r := cudatest.Rand(os.Getenv, 41, uint64(c.dim))
 			const rows, seq, dim = 3, 13, 48
 			const n = rows * seq
 			q, kv := c.heads*c.dim, c.kv*c.dim

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"testing"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/architehc/nanochat/core/mhc"
 	"github.com/architehc/nanochat/kernels"
 	"github.com/architehc/nanochat/kernels/cuda"
+	"github.com/architehc/nanochat/kernels/cuda/cudatest"
 )
 
 // mixings is random mixings of n tokens, for the host and for the device.
@@ -62,7 +64,7 @@ func (c streamsCase) mixing(t *testing.T, set *kernels.Set, r *rand.Rand, th *cu
 }
 
 func TestLeave(t *testing.T) {
-	set, r := reference(t), rand.New(rand.NewPCG(31, 32))
+	set, r := reference(t), cudatest.Rand(os.Getenv, 31, 32)
 	for _, c := range streamsCases {
 		t.Run(fmt.Sprint(c), func(t *testing.T) {
 			n := c.streams * c.dim
@@ -109,7 +111,7 @@ func coefGrad(d *mhc.CoefGrad) []float32 {
 }
 
 func TestEnter(t *testing.T) {
-	set, r := reference(t), rand.New(rand.NewPCG(33, 34))
+	set, r := reference(t), cudatest.Rand(os.Getenv, 33, 34)
 	for _, c := range streamsCases {
 		for kind := range 4 {
 			residual, next := kind&1 != 0, kind&2 != 0
@@ -232,7 +234,7 @@ func (c streamsCase) enter(t *testing.T, set *kernels.Set, r *rand.Rand, th *cud
 
 // With nothing that was read only the residual scalars have a gradient.
 func TestEnterOfNothing(t *testing.T) {
-	set, r := reference(t), rand.New(rand.NewPCG(37, 38))
+	set, r := reference(t), cudatest.Rand(os.Getenv, 37, 38)
 	const tokens, dim = 5, 48
 	before, initial, dx, dembed, scalars := vector(r, tokens*dim), vector(r, tokens*dim), vector(r, tokens*dim), vector(r, tokens*dim), []float32{0.5, 3}
 	training(t, 1, func(th *cuda.Thread, x *cuda.Train) {
@@ -253,7 +255,7 @@ func TestEnterOfNothing(t *testing.T) {
 }
 
 func TestLastNormBack(t *testing.T) {
-	set, r := reference(t), rand.New(rand.NewPCG(35, 36))
+	set, r := reference(t), cudatest.Rand(os.Getenv, 35, 36)
 	for _, c := range streamsCases {
 		t.Run(fmt.Sprint(c), func(t *testing.T) {
 			n := c.streams * c.dim

@@ -4,17 +4,18 @@ package cuda_test
 
 import (
 	"fmt"
-	"math/rand/v2"
+	"os"
 	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/architehc/nanochat/kernels/cuda"
+	"github.com/architehc/nanochat/kernels/cuda/cudatest"
 )
 
 func TestAddPartials(t *testing.T) {
-	r := rand.New(rand.NewPCG(51, 52))
+	r := cudatest.Rand(os.Getenv, 51, 52)
 	training(t, 0, func(th *cuda.Thread, x *cuda.Train) {
 		type job struct {
 			dst  area[float32]
@@ -49,7 +50,7 @@ func TestAddPartials(t *testing.T) {
 }
 
 func TestEmbedBack(t *testing.T) {
-	set, r := reference(t), rand.New(rand.NewPCG(53, 54))
+	set, r := reference(t), cudatest.Rand(os.Getenv, 53, 54)
 	for _, c := range []struct {
 		n, dim, streams, vocab int
 		dembed                 bool

@@ -215,7 +215,7 @@ func (p *partial) check(t *testing.T, x *cuda.Train, s cuda.PartialSum, want []f
 }
 
 func TestActivateBack(t *testing.T) {
-	set, r := reference(t), rand.New(rand.NewPCG(21, 22))
+	set, r := reference(t), cudatest.Rand(os.Getenv, 21, 22)
 	for _, c := range []struct {
 		tokens, ffn, dim int
 		norm             bool
@@ -296,7 +296,7 @@ func TestActivateBack(t *testing.T) {
 }
 
 func TestSubNormBack(t *testing.T) {
-	set, r := reference(t), rand.New(rand.NewPCG(23, 24))
+	set, r := reference(t), cudatest.Rand(os.Getenv, 23, 24)
 	for _, c := range []struct {
 		tokens, width int
 		norm          bool
@@ -342,7 +342,7 @@ func TestSubNormBack(t *testing.T) {
 }
 
 func TestFactorsAndRound(t *testing.T) {
-	set, r := reference(t), rand.New(rand.NewPCG(25, 26))
+	set, r := reference(t), cudatest.Rand(os.Getenv, 25, 26)
 	training(t, 1, func(th *cuda.Thread, x *cuda.Train) {
 		in := inputsOf(t, th, r, 70, 144)
 		half := areaOf[uint16](t, th, 70*144)

@@ -1,8 +1,8 @@
 // Products of ternary matrices with many tokens on GPUs of compute capability 9.0, to the bit
 // those of ternary_gemm.
 //
-// A block has 128 rows by 128 tokens at a time: two groups of four warps with 64 rows each, and a
-// warp that feeds them. Activations come by the copying engine as they are, 128 columns of
+// A block has 128 rows by 128 tokens at a time: two groups of four warps with 64 rows each, and
+// three warps that feed them. Activations come by the copying engine as they are, 128 columns of
 // 128 tokens a stage; weights as tiles, 4 KiB a stage. Where all columns of the tokens
 // fit (ten stages: 1280 columns) they stay while the rows pass.
 //
@@ -12,7 +12,7 @@
 // (8 LDS, 16 shifts, 16 LOP3), about 30 around them: near 240 of the same 256 issue slots. So the
 // products of one half of the tokens run while the other half's results are added, and
 // unpacking a stage is done under the products of the one before. Registers: 64 sums, 64
-// results, 2·16 weights, of 232: the four warps that feed, of which one works, give theirs away.
+// results, 2·16 weights, of 232: the four other warps, three of which feed, give theirs away.
 #include "hopper.cuh"
 
 #if !defined(__CUDACC_RTC__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -29,7 +29,7 @@ enum {
 	ScaleBytes = 64,              // of 16 rows: two groups at most
 	WBytes = Rows / 16 * (BlockBytes + ScaleBytes),
 	SumBytes = 2 * Tokens * 4,
-	Tables = 16, // of factors: more than the pieces that feed is ahead of run, by WSlots stages
+	Tables = 16,       // of factors: more than the tokens that feed_sums is ahead of run
 	Begin = 0x4b400000 // 1.5·2^23: with a small integer added, the bits of a float that much larger
 };
 
@@ -116,47 +116,68 @@ NC_DEVICE Walk walk(const HopperArgs &a)
 	return s;
 }
 
-// feed is the warp that fills the slots.
-NC_DEVICE void feed(const HopperArgs &a, const Memory &m, int lane)
+// parts is the number of groups that a stage has which begins in a group: two if they are of 64
+// columns, else one, which may be longer than the stage.
+NC_DEVICE int parts(const HopperArgs &a, int group)
+{
+	return a.group < Stage && group + 1 < a.groups ? 2 : 1;
+}
+
+// Three warps fill the slots, so that none of them is behind the tensor cores.
+
+// feed_weights fills those of tiles and scales.
+NC_DEVICE void feed_weights(const HopperArgs &a, const Memory &m, int lane)
 {
 	Walk s = walk(a);
 	const int blocks = (a.rows + 15) / 16;
 	for (bool more = s.next(true); more; more = s.next(false)) {
-		const int block0 = s.row0 / 16;
-		const int here = blocks - block0 < Rows / 16 ? blocks - block0 : Rows / 16;
-		for (int k = 0; k < s.stages; k++) {
-			// Groups that the stage has, or is within; of 64 columns there are two.
-			const int group = k * Stage / a.group;
-			const int count = a.group < Stage && group + 1 < a.groups ? 2 : 1;
-			const int left = a.col_tiles - k * (Stage / 16);
-			const int tiles = left < Stage / 16 ? left : Stage / 16;
-
-			const uint32_t ws = s.w % WSlots;
-			wait(m, m.w_empty + 8 * ws, (s.w / WSlots & 1) ^ 1);
+		const int64_t block = s.row0 / 16 + lane;
+		const int left = blocks - s.row0 / 16, here = left < Rows / 16 ? left : Rows / 16;
+		const uint8_t *tiles = a.tiles + block * a.col_tiles * 64;
+		const uint16_t *scales = a.scales + block * a.groups * 16;
+		for (int k = 0; k < s.stages; k++, s.w++) {
+			const int group = k * Stage / a.group, count = parts(a, group);
+			const int behind = a.col_tiles - k * (Stage / 16);
+			const int bytes = 64 * (behind < Stage / 16 ? behind : Stage / 16);
+			const uint32_t slot = s.w % WSlots;
+			const nc_place full = m.w_full + 8 * slot, to = m.w + slot * WBytes;
+			wait(m, m.w_empty + 8 * slot, (s.w / WSlots & 1) ^ 1);
 			if (lane == 0)
-				nc_expect(m.w_full + 8 * ws, here * (64 * tiles + 32 * count));
+				nc_expect(full, here * (bytes + 32 * count));
 			__syncwarp();
 			if (lane < here) {
-				const int64_t block = block0 + lane;
-				const nc_place to = m.w + ws * WBytes;
-				nc_bulk(to + lane * BlockBytes,
-				        a.tiles + (block * a.col_tiles + k * (Stage / 16)) * 64, 64 * tiles,
-				        m.w_full + 8 * ws);
-				nc_bulk(to + Rows / 16 * BlockBytes + lane * ScaleBytes,
-				        a.scales + (block * a.groups + group) * 16, 32 * count, m.w_full + 8 * ws);
+				nc_bulk(to + lane * BlockBytes, tiles + k * BlockBytes, bytes, full);
+				nc_bulk(to + Rows / 16 * BlockBytes + lane * ScaleBytes, scales + group * 16,
+				        32 * count, full);
 			}
-			s.w++;
-			if (!s.fresh)
-				continue;
+		}
+	}
+}
 
-			const uint32_t qs = s.q_slot(k);
-			const nc_place full = m.q_full + 8 * qs;
-			wait(m, m.q_empty + 8 * qs, s.q_parity() ^ 1);
-			if (lane == 0) {
-				nc_expect(full, QBytes);
-				nc_tensor(m.q + qs * QBytes, &a.map, k * Stage, s.token0, full);
-			}
-			int32_t *starts = m.starts + qs * (SumBytes / 4);
+// feed_tokens fills those of activations: one thread.
+NC_DEVICE void feed_tokens(const HopperArgs &a, const Memory &m)
+{
+	Walk s = walk(a);
+	for (bool more = s.next(true); more; more = s.next(false))
+		for (int k = 0; s.fresh && k < s.stages; k++, s.q++) {
+			const uint32_t slot = s.q_slot(k);
+			const nc_place full = m.q_full + 8 * slot;
+			wait(m, m.q_empty + 8 * slot, s.q_parity() ^ 1);
+			nc_expect(full, QBytes);
+			nc_tensor(m.q + slot * QBytes, &a.map, k * Stage, s.token0, full);
+		}
+}
+
+// feed_sums writes where the sums of the tokens begin, and their factors.
+NC_DEVICE void feed_sums(const HopperArgs &a, const Memory &m, int lane)
+{
+	Walk s = walk(a);
+	for (bool more = s.next(true); more; more = s.next(false))
+		for (int k = 0; s.fresh && k < s.stages; k++, s.q++) {
+			const uint32_t slot = s.q_slot(k);
+			const int group = k * Stage / a.group, count = parts(a, group);
+			int32_t *starts = m.starts + slot * (SumBytes / 4);
+			wait(m, m.q_empty + 8 * slot, s.q_parity() ^ 1);
 			for (int u = 0; u < count; u++)
 				for (int i = 0; i < Tokens / 32; i++) {
 					const int n = lane + 32 * i, token = s.token0 + n;
@@ -168,12 +189,8 @@ NC_DEVICE void feed(const HopperArgs &a, const Memory &m, int lane)
 				const int n = lane + 32 * i, token = s.token0 + n;
 				m.factors[s.factors() + n] = token < a.tokens ? a.scale[token] * a.gain : 0;
 			}
-			nc_arrive(full);
-			s.q++;
+			nc_arrive(m.q_full + 8 * slot);
 		}
-	}
-	// The block's memory is not to be given away under copies: all of them have been
-	// waited for by those who use them.
 }
 
 // Half is 64 of the tokens.
@@ -426,7 +443,7 @@ template <int Steps, bool Long> NC_DEVICE void product(const HopperArgs &a)
 		over = 0;
 		nc_prefetch(&a.map);
 		for (int i = 0; i < QSlots; i++) {
-			nc_barrier(m.q_full + 8 * i, 33); // the warp's lanes, and the copy
+			nc_barrier(m.q_full + 8 * i, 33); // a warp's lanes, and the copy
 			nc_barrier(m.q_empty + 8 * i, 8); // a lane of each warp
 		}
 		for (int i = 0; i < WSlots; i++) {
@@ -439,7 +456,11 @@ template <int Steps, bool Long> NC_DEVICE void product(const HopperArgs &a)
 	if (warp >= 8) {
 		nc_registers_down<40>();
 		if (warp == 8)
-			feed(a, m, lane);
+			feed_weights(a, m, lane);
+		else if (warp == 9)
+			feed_sums(a, m, lane);
+		else if (warp == 10 && lane == 0)
+			feed_tokens(a, m);
 	} else {
 		nc_registers_up<232>();
 		Consumer<Steps, Long> c = {a, m, walk(a), warp, lane / 4, lane % 4, {}, {}, 0, 0, 0, 0};

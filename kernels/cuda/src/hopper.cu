@@ -2,7 +2,7 @@
 // those of ternary_gemm.
 //
 // A block has 128 rows by 128 tokens at a time: two groups of four warps with 64 rows each, and
-// three warps that feed them. Activations come by the copying engine as they are, 128 columns of
+// four warps that feed them. Activations come by the copying engine as they are, 128 columns of
 // 128 tokens a stage; weights as tiles, 4 KiB a stage. Where all columns of the tokens
 // fit (ten stages: 1280 columns) they stay while the rows pass.
 //
@@ -12,7 +12,7 @@
 // (8 LDS, 16 shifts, 16 LOP3), about 30 around them: near 240 of the same 256 issue slots. So the
 // products of one half of the tokens run while the other half's results are added, and
 // unpacking a stage is done under the products of the one before. Registers: 64 sums, 64
-// results, 2·16 weights, of 232: the four other warps, three of which feed, give theirs away.
+// results, 2·16 weights, of 232: the four other warps, which feed, give theirs away.
 #include "hopper.cuh"
 
 #if !defined(__CUDACC_RTC__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -123,10 +123,11 @@ NC_DEVICE int parts(const HopperArgs &a, int group)
 	return a.group < Stage && group + 1 < a.groups ? 2 : 1;
 }
 
-// Three warps fill the slots, so that none of them is behind the tensor cores.
+// Four warps fill the slots, so that none of them is behind the tensor cores.
 
-// feed_weights fills those of tiles and scales.
-NC_DEVICE void feed_weights(const HopperArgs &a, const Memory &m, int lane)
+// feed_weights fills those of tiles, or of their scales: a warp each. A lane asks for 16 rows; the
+// engine takes what lanes ask for one by one.
+template <bool Tiles> NC_DEVICE void feed_weights(const HopperArgs &a, const Memory &m, int lane)
 {
 	Walk s = walk(a);
 	const int blocks = (a.rows + 15) / 16;
@@ -136,20 +137,26 @@ NC_DEVICE void feed_weights(const HopperArgs &a, const Memory &m, int lane)
 		const uint8_t *tiles = a.tiles + block * a.col_tiles * 64;
 		const uint16_t *scales = a.scales + block * a.groups * 16;
 		for (int k = 0; k < s.stages; k++, s.w++) {
-			const int group = k * Stage / a.group, count = parts(a, group);
-			const int behind = a.col_tiles - k * (Stage / 16);
-			const int bytes = 64 * (behind < Stage / 16 ? behind : Stage / 16);
 			const uint32_t slot = s.w % WSlots;
-			const nc_place full = m.w_full + 8 * slot, to = m.w + slot * WBytes;
+			const nc_place full = m.w_full + 8 * slot;
+			nc_place to = m.w + slot * WBytes;
+			const void *from;
+			int bytes;
+			if (Tiles) {
+				const int behind = a.col_tiles - k * (Stage / 16);
+				bytes = 64 * (behind < Stage / 16 ? behind : Stage / 16);
+				from = tiles + k * BlockBytes, to += lane * BlockBytes;
+			} else {
+				const int group = k * Stage / a.group;
+				bytes = 32 * parts(a, group);
+				from = scales + group * 16, to += Rows / 16 * BlockBytes + lane * ScaleBytes;
+			}
 			wait(m, m.w_empty + 8 * slot, (s.w / WSlots & 1) ^ 1);
 			if (lane == 0)
-				nc_expect(full, here * (bytes + 32 * count));
+				nc_expect(full, here * bytes);
 			__syncwarp();
-			if (lane < here) {
-				nc_bulk(to + lane * BlockBytes, tiles + k * BlockBytes, bytes, full);
-				nc_bulk(to + Rows / 16 * BlockBytes + lane * ScaleBytes, scales + group * 16,
-				        32 * count, full);
-			}
+			if (lane < here)
+				nc_bulk(to, from, bytes, full);
 		}
 	}
 }
@@ -447,7 +454,7 @@ template <int Steps, bool Long> NC_DEVICE void product(const HopperArgs &a)
 			nc_barrier(m.q_empty + 8 * i, 8); // a lane of each warp
 		}
 		for (int i = 0; i < WSlots; i++) {
-			nc_barrier(m.w_full + 8 * i, 1);
+			nc_barrier(m.w_full + 8 * i, 2); // who copies tiles, and scales
 			nc_barrier(m.w_empty + 8 * i, 8);
 		}
 		nc_barriers();
@@ -456,7 +463,9 @@ template <int Steps, bool Long> NC_DEVICE void product(const HopperArgs &a)
 	if (warp >= 8) {
 		nc_registers_down<40>();
 		if (warp == 8)
-			feed_weights(a, m, lane);
+			feed_weights<true>(a, m, lane);
+		else if (warp == 11)
+			feed_weights<false>(a, m, lane);
 		else if (warp == 9)
 			feed_sums(a, m, lane);
 		else if (warp == 10 && lane == 0)

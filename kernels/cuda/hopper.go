@@ -29,17 +29,16 @@ type tensorMap [16]uint64
 
 // hopperArgs mirrors HopperArgs, whose size is a multiple of its alignment of 64.
 type hopperArgs struct {
-	tensor                                     tensorMap
-	dst, tiles, scales, sums, scale, failed    Ptr
+	q, tiles, scales                           tensorMap
+	dst, sums, scale, failed                   Ptr
 	gain                                       float32
 	rows, nTokens, group, groups, tiles16, ldd int32
 	pairs                                      int32
-	_                                          [6]int64
 }
 
-// matrixOfBytes describes a matrix of columns by rows bytes with so many between rows, of which
-// boxes of 128 by 128 are copied in the order that the tensor cores read.
-func (t *Thread) matrixOfBytes(m *tensorMap, at Ptr, columns, rows, stride int) error {
+// matrixOfBytes describes a dense matrix of columns by rows bytes, of which boxes of width by height are
+// copied; exchanged: in the order in which the tensor cores read, else row by row.
+func (t *Thread) matrixOfBytes(m *tensorMap, at Ptr, columns, rows, width, height int, exchanged bool) error {
 	const (
 		uint8s, plain        = 0, 0
 		swizzle128, ahead256 = 3, 3
@@ -47,10 +46,14 @@ func (t *Thread) matrixOfBytes(m *tensorMap, at Ptr, columns, rows, stride int) 
 	)
 	var room [32]uint64 // somewhere in it 128 bytes are aligned to 64
 	first := (64 - uintptr(unsafe.Pointer(&room))%64) % 64 / 8
-	dims, strides := [2]uint64{uint64(columns), uint64(rows)}, [1]uint64{uint64(stride)}
-	box, steps := [2]uint32{hopperSide, hopperSide}, [2]uint32{1, 1}
+	dims, strides := [2]uint64{uint64(columns), uint64(rows)}, [1]uint64{uint64(columns)}
+	box, steps := [2]uint32{uint32(width), uint32(height)}, [2]uint32{1, 1}
+	swizzle := int32(0)
+	if exchanged {
+		swizzle = swizzle128
+	}
 	err := t.check("cuTensorMapEncodeTiled", t.api.TensorMap(unsafe.Pointer(&room[first]), uint8s, 2, at, unsafe.Pointer(&dims), unsafe.Pointer(&strides),
-		unsafe.Pointer(&box), unsafe.Pointer(&steps), plain, swizzle128, ahead256, zeros))
+		unsafe.Pointer(&box), unsafe.Pointer(&steps), plain, swizzle, ahead256, zeros))
 	*m = tensorMap(room[first : first+16])
 	return err
 }
@@ -80,15 +83,30 @@ func (h *hopper) kernel(w *Ternary, x *Act, tokens int) *Kernel {
 func (o *Ops) hopperProduct(h *hopper, k *Kernel, dst Ptr, ldd int, w *Ternary, x *Act, tokens int, failed Ptr) error {
 	side := kernels.TileSide
 	a := hopperArgs{
-		dst: dst, tiles: w.Tiles, scales: w.Scales, sums: x.Sums, scale: x.Scale, failed: failed, gain: w.Gain,
+		dst: dst, sums: x.Sums, scale: x.Scale, failed: failed, gain: w.Gain,
 		rows: int32(w.Rows), nTokens: int32(tokens), group: int32(w.Group), groups: int32(x.Groups()),
 		tiles16: int32((w.Cols + side - 1) / side), ldd: int32(ldd),
 	}
 	if dst%8 == 0 && ldd%2 == 0 {
 		a.pairs = 1
 	}
-	if err := o.t.matrixOfBytes(&a.tensor, x.Q, x.Stride, tokens, x.Stride); err != nil {
-		return err
+	blocks, groups := (w.Rows+side-1)/side, 1 // in a box of scales
+	if w.Group < hopperSide && x.Groups() > 1 {
+		groups = 2
+	}
+	for _, m := range []struct {
+		to                           *tensorMap
+		at                           Ptr
+		columns, rows, width, height int
+		exchanged                    bool
+	}{
+		{&a.q, x.Q, x.Stride, tokens, hopperSide, hopperSide, true},
+		{&a.tiles, w.Tiles, 64 * int(a.tiles16), blocks, 256, hopperSide / side, false},
+		{&a.scales, w.Scales, 32 * x.Groups(), blocks, 32 * groups, hopperSide / side, false},
+	} {
+		if err := o.t.matrixOfBytes(m.to, m.at, m.columns, m.rows, m.width, m.height, m.exchanged); err != nil {
+			return err
+		}
 	}
 	pieces := (w.Rows + hopperSide - 1) / hopperSide * ((tokens + hopperSide - 1) / hopperSide)
 	grid := uint32(min(pieces, h.blocks))

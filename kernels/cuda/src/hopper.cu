@@ -2,7 +2,7 @@
 // those of ternary_gemm.
 //
 // A block has 128 rows by 128 tokens at a time: two groups of four warps with 64 rows each, and
-// four warps that feed them. Activations come by the copying engine as they are, 128 columns of
+// three warps that feed them. Activations come by the copying engine as they are, 128 columns of
 // 128 tokens a stage; weights as tiles, 4 KiB a stage. Where all columns of the tokens
 // fit (ten stages: 1280 columns) they stay while the rows pass.
 //
@@ -12,7 +12,7 @@
 // (8 LDS, 16 shifts, 16 LOP3), about 30 around them: near 240 of the same 256 issue slots. So the
 // products of one half of the tokens run while the other half's results are added, and
 // unpacking a stage is done under the products of the one before. Registers: 64 sums, 64
-// results, 2·16 weights, of 232: the four other warps, which feed, give theirs away.
+// results, 2·16 weights, of 232: the four other warps, three of which feed, give theirs away.
 #include "hopper.cuh"
 
 #if !defined(__CUDACC_RTC__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -25,22 +25,22 @@ enum {
 	QSlots = 10,
 	WSlots = 8,
 	QBytes = Tokens * Stage,
-	BlockBytes = Stage / 16 * 64, // tiles of 16 rows
-	ScaleBytes = 64,              // of 16 rows: two groups at most
-	WBytes = Rows / 16 * (BlockBytes + ScaleBytes),
+	FourBytes = Rows / 16 * 256, // four tiles of each 16 rows
+	ScaleBytes = 32,             // of a group and 16 rows
+	WBytes = 2 * FourBytes + 2 * Rows / 16 * ScaleBytes,
 	SumBytes = 2 * Tokens * 4,
 	Tables = 16,       // of factors: more than the tokens that feed_sums is ahead of run
 	Begin = 0x4b400000 // 1.5·2^23: with a small integer added, the bits of a float that much larger
 };
 
 struct HopperArgs {
-	nc_map map;             // of q: boxes of Stage columns and Tokens rows
-	float *dst;             // [tokens][ldd]
-	const uint8_t *tiles;   // [blocks][col_tiles][64]
-	const uint16_t *scales; // [blocks][groups][16], half precision
-	const int32_t *sums;    // [tokens][groups]
-	const float *scale;     // [tokens]
-	int32_t *failed;        // set if the block waits for ever; null: it traps
+	nc_map map;          // of q: boxes of Stage columns and Tokens rows
+	nc_map tiles;        // [blocks][col_tiles·64]: boxes of four tiles of eight blocks
+	nc_map scales;       // [blocks][groups·32], half precision: one group, or two, of eight blocks
+	float *dst;          // [tokens][ldd]
+	const int32_t *sums; // [tokens][groups]
+	const float *scale;  // [tokens]
+	int32_t *failed;     // set if the block waits for ever; null: it traps
 	float gain;
 	int32_t rows, tokens, group, groups, col_tiles, ldd;
 	int32_t pairs; // 1: two rows of dst are written at once
@@ -123,42 +123,24 @@ NC_DEVICE int parts(const HopperArgs &a, int group)
 	return a.group < Stage && group + 1 < a.groups ? 2 : 1;
 }
 
-// Four warps fill the slots, so that none of them is behind the tensor cores.
+// Three warps fill the slots, so that none of them is behind the tensor cores.
 
-// feed_weights fills those of tiles, or of their scales: a warp each. A lane asks for 16 rows; the
-// engine takes what lanes ask for one by one.
-template <bool Tiles> NC_DEVICE void feed_weights(const HopperArgs &a, const Memory &m, int lane)
+// feed_weights fills those of tiles and scales: one thread. What is outside the matrix becomes 0.
+NC_DEVICE void feed_weights(const HopperArgs &a, const Memory &m)
 {
 	Walk s = walk(a);
-	const int blocks = (a.rows + 15) / 16;
-	for (bool more = s.next(true); more; more = s.next(false)) {
-		const int64_t block = s.row0 / 16 + lane;
-		const int left = blocks - s.row0 / 16, here = left < Rows / 16 ? left : Rows / 16;
-		const uint8_t *tiles = a.tiles + block * a.col_tiles * 64;
-		const uint16_t *scales = a.scales + block * a.groups * 16;
+	const int groups = a.group < Stage && a.groups > 1 ? 2 : 1; // in a box of scales
+	for (bool more = s.next(true); more; more = s.next(false))
 		for (int k = 0; k < s.stages; k++, s.w++) {
 			const uint32_t slot = s.w % WSlots;
-			const nc_place full = m.w_full + 8 * slot;
-			nc_place to = m.w + slot * WBytes;
-			const void *from;
-			int bytes;
-			if (Tiles) {
-				const int behind = a.col_tiles - k * (Stage / 16);
-				bytes = 64 * (behind < Stage / 16 ? behind : Stage / 16);
-				from = tiles + k * BlockBytes, to += lane * BlockBytes;
-			} else {
-				const int group = k * Stage / a.group;
-				bytes = 32 * parts(a, group);
-				from = scales + group * 16, to += Rows / 16 * BlockBytes + lane * ScaleBytes;
-			}
+			const nc_place full = m.w_full + 8 * slot, to = m.w + slot * WBytes;
 			wait(m, m.w_empty + 8 * slot, (s.w / WSlots & 1) ^ 1);
-			if (lane == 0)
-				nc_expect(full, here * bytes);
-			__syncwarp();
-			if (lane < here)
-				nc_bulk(to, from, bytes, full);
+			nc_expect(full, 2 * FourBytes + groups * Rows / 16 * ScaleBytes);
+			nc_tensor(to, &a.tiles, 512 * k, s.row0 / 16, full);
+			nc_tensor(to + FourBytes, &a.tiles, 512 * k + 256, s.row0 / 16, full);
+			nc_tensor(to + 2 * FourBytes, &a.scales, k * Stage / a.group * ScaleBytes, s.row0 / 16,
+			          full);
 		}
-	}
 }
 
 // feed_tokens fills those of activations: one thread.
@@ -269,24 +251,24 @@ template <int Steps, bool Long> struct Consumer {
 	// unpack makes the left factor of a part.
 	NC_METHOD void unpack(uint32_t *f, int part)
 	{
-		const uint32_t *tile = (const uint32_t *)(m.weights + w_slot * WBytes + warp * BlockBytes) +
-		                       part * Steps * 32 + 2 * g;
+		const char *at = m.weights + w_slot * WBytes + warp * 256 + 8 * g;
 		const int shift = 2 * t;
-		for (int i = 0; i < Steps; i++)
-			for (int j = 0; j < 2; j++) {
-				const uint64_t two = *(const uint64_t *)(tile + (2 * i + j) * 16);
-				f[4 * i + 2 * j] = (uint32_t)two >> shift & 0x03030303u;
-				f[4 * i + 2 * j + 1] = (uint32_t)(two >> 32) >> shift & 0x03030303u;
-			}
+		for (int i = 0; i < 2 * Steps; i++) {
+			const int tile = 2 * Steps * part + i;
+			const uint64_t two = *(const uint64_t *)(at + tile / 4 * FourBytes + tile % 4 * 64);
+			f[2 * i] = (uint32_t)two >> shift & 0x03030303u;
+			f[2 * i + 1] = (uint32_t)(two >> 32) >> shift & 0x03030303u;
+		}
 		for (int i = 0; i < 4 * Steps; i++)
 			nc_pin(f[i]);
 	}
 
 	NC_METHOD void load_scales(uint32_t slot, int part)
 	{
-		const uint32_t both =
-			((const uint32_t *)(m.weights + slot * WBytes + Rows / 16 * BlockBytes +
-			                    warp * ScaleBytes))[(Parts == 2 ? part : 0) * 8 + g];
+		// A box has two groups where a stage may: see feed_weights.
+		const int groups = Parts == 2 && a.groups > 1 ? 2 : 1;
+		const uint32_t both = ((const uint32_t *)(m.weights + slot * WBytes + 2 * FourBytes +
+		                                          (warp * groups + part % groups) * ScaleBytes))[g];
 		even = nc_half((uint16_t)both), odd = nc_half((uint16_t)(both >> 16));
 	}
 
@@ -448,13 +430,13 @@ template <int Steps, bool Long> NC_DEVICE void product(const HopperArgs &a)
 	m.failed = a.failed, m.over = &over;
 	if (tid == 0) {
 		over = 0;
-		nc_prefetch(&a.map);
+		nc_prefetch(&a.map), nc_prefetch(&a.tiles), nc_prefetch(&a.scales);
 		for (int i = 0; i < QSlots; i++) {
 			nc_barrier(m.q_full + 8 * i, 33); // a warp's lanes, and the copy
 			nc_barrier(m.q_empty + 8 * i, 8); // a lane of each warp
 		}
 		for (int i = 0; i < WSlots; i++) {
-			nc_barrier(m.w_full + 8 * i, 2); // who copies tiles, and scales
+			nc_barrier(m.w_full + 8 * i, 1);
 			nc_barrier(m.w_empty + 8 * i, 8);
 		}
 		nc_barriers();
@@ -462,10 +444,8 @@ template <int Steps, bool Long> NC_DEVICE void product(const HopperArgs &a)
 	__syncthreads();
 	if (warp >= 8) {
 		nc_registers_down<40>();
-		if (warp == 8)
-			feed_weights<true>(a, m, lane);
-		else if (warp == 11)
-			feed_weights<false>(a, m, lane);
+		if (warp == 8 && lane == 0)
+			feed_weights(a, m);
 		else if (warp == 9)
 			feed_sums(a, m, lane);
 		else if (warp == 10 && lane == 0)

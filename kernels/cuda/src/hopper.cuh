@@ -74,19 +74,9 @@ NC_DEVICE int64_t nc_clock()
 enum : int64_t { nc_patience = 1ll << 33 };
 NC_DEVICE void nc_trap() { asm volatile("trap;"); }
 
-// nc_bulk copies bytes, a multiple of 16 from and to addresses aligned to 16, and tells the
-// barrier.
-NC_DEVICE void nc_bulk(nc_place dst, const void *src, int bytes, nc_place b)
-{
-	asm volatile(
-		"{ .reg .u64 at; cvta.to.global.u64 at, %1; "
-		"cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [at], %2, "
-		"[%3]; }" ::"r"(dst),
-		"l"(src), "r"(bytes), "r"(b)
-		: "memory");
-}
-// nc_tensor copies the box of a map that begins at element x of row y; what is outside the
-// matrix becomes 0 and counts as bytes.
+// nc_tensor copies the box of a map that begins at byte x of row y, and tells the barrier; what is
+// outside the matrix becomes 0 and counts as bytes. dst is aligned to 128, and to 1024 where
+// the map exchanges parts of columns.
 NC_DEVICE void nc_tensor(nc_place dst, const nc_map *map, int x, int y, nc_place b)
 {
 	asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "

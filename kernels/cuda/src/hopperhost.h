@@ -189,21 +189,13 @@ NC_DEVICE int64_t nc_clock() { return 0; }
 enum : int64_t { nc_patience = 1 };
 NC_DEVICE void nc_trap() { nc_host::wrong("trap"); }
 
-NC_DEVICE void nc_bulk(nc_place dst, const void *src, int bytes, nc_place b)
-{
-	nc_host::aligned(dst, 16, "cp.async.bulk to");
-	nc_host::aligned(src, 16, "cp.async.bulk from");
-	if (bytes % 16 != 0 || bytes <= 0)
-		nc_host::wrong("cp.async.bulk: not a multiple of 16 bytes");
-	nc_host::take_off(dst, std::vector<char>((const char *)src, (const char *)src + bytes), b);
-}
 NC_DEVICE void nc_tensor(nc_place dst, const nc_map *map, int x, int y, nc_place b)
 {
 	nc_host::Map m;
 	memcpy(&m, map, sizeof m);
 	if (m.magic != 0x6d6170)
 		nc_host::wrong("cp.async.bulk.tensor: not a map");
-	nc_host::aligned(dst, 1024, "cp.async.bulk.tensor to");
+	nc_host::aligned(dst, m.swizzle ? 1024 : 128, "cp.async.bulk.tensor to");
 	std::vector<char> data(m.width * m.height);
 	for (uint32_t r = 0; r < m.height; r++)
 		for (uint32_t c = 0; c < m.width; c++) {

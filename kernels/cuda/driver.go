@@ -79,6 +79,7 @@ type Driver struct {
 	api     api
 	path    string
 	version int
+	off     []string // of Features: what is not used
 }
 
 // LibDirVariable names directories, separated by colons, that are searched for the

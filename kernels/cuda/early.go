@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"runtime"
+	"slices"
 	"unsafe"
 )
 
@@ -12,7 +13,8 @@ const earlyVersion = 12030
 // made for it: they fetch weights meanwhile, which f's kernels must not write. The results are
 // the same. It needs compute capability 9.0 or newer; else f's kernels begin as always.
 func (t *Thread) Early(f func() error) error {
-	if t.device.Major < 9 || t.device.driver.version < earlyVersion {
+	d := t.device.driver
+	if t.device.Major < 9 || d.version < earlyVersion || slices.Contains(d.off, FeatureEarly) {
 		return f()
 	}
 	t.early = true

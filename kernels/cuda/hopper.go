@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"github.com/architehc/nanochat/kernels"
@@ -118,6 +119,10 @@ func (o *Ops) hopperProduct(h *hopper, k *Kernel, dst Ptr, ldd int, w *Ternary, 
 func (o *Ops) loadHopper(image Image) error {
 	v := o.t.device
 	if v.Major != 9 || v.dynamicShared() < hopperShared {
+		return nil
+	}
+	if slices.Contains(v.driver.off, FeatureHopper) {
+		o.notices = append(o.notices, fmt.Sprintf("the products for %s are turned off by %s; slower ones are used", v.Arch(), OffVariable))
 		return nil
 	}
 	h := &hopper{least: v.Multiprocessors / 2, blocks: max(v.Multiprocessors, 1)}

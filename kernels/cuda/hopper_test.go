@@ -142,3 +142,24 @@ func TestHopperThatIsWrong(t *testing.T) {
 		v.Close()
 	}
 }
+
+// What is turned off is not used, a notice says so, and a name that is none is an error.
+func TestFeaturesThatAreOff(t *testing.T) {
+	setup := cuda.FromEnvironment(func(name string) string { return map[string]string{cuda.OffVariable: "early, hopper,"}[name] }, "")
+	require.Equal(t, []string{"early", "hopper"}, setup.Off)
+	setup.LibDirs = []string{libraries(t)}
+	v, _, err := setup.Open(0)
+	require.NoError(t, err)
+	defer v.Close()
+	require.NoError(t, v.Do(func(th *cuda.Thread) error {
+		o, err := th.Ops(cudatest.Image)
+		require.NoError(t, err)
+		require.Equal(t, []string{"the products for sm_90a are turned off by NANOCHAT_CUDA_OFF; slower ones are used"}, o.Notices())
+		require.False(t, o.ForceHopper(1))
+		gemm(t, th, o, rand.New(rand.NewPCG(1, 2)), 64, 64, 256, 128, 0)
+		return nil
+	}))
+	setup.Off = []string{"hoper"}
+	_, _, err = setup.Open(0)
+	require.EqualError(t, err, `cuda: open: there is no "hoper" to turn off`)
+}

@@ -1,7 +1,10 @@
 package cuda
 
 import (
+	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 )
 
 // Setup is where the libraries and the compiled kernels are.
@@ -12,13 +15,29 @@ type Setup struct {
 	CacheDir string
 	// KernelDirs have compiled kernels, of Compiler.CompileTo, and are only read.
 	KernelDirs []string
+	// Off names what is not to be used although the GPU has it; see Features.
+	Off []string
 }
+
+// OffVariable names, separated by commas, what of Features is not to be used.
+const OffVariable = "NANOCHAT_CUDA_OFF"
+
+// The Features that can be turned off, where a GPU or its driver gets them wrong. Results do not change.
+const (
+	// FeatureHopper is the products of src/hopper.cu.
+	FeatureHopper = "hopper"
+	// FeatureEarly is kernels of decoding that begin before the one in front of them has ended.
+	FeatureEarly = "early"
+)
+
+// Features lists them.
+func Features() []string { return []string{FeatureHopper, FeatureEarly} }
 
 // KernelsVariable names directories, separated by colons, with kernels that are compiled already.
 const KernelsVariable = "NANOCHAT_CUDA_KERNELS"
 
 // FromEnvironment is the setup that the environment asks for: LibDirs, the directories of KernelsVariable,
-// and for the cache one below XDG_CACHE_HOME or HOME. file is that of the program or the library, whose
+// Off, and for the cache one below XDG_CACHE_HOME or HOME. file is that of the program or the library, whose
 // package may have compiled kernels in ../share/nanochat/cuda; "": there is none.
 func FromEnvironment(getenv func(string) string, file string) Setup {
 	s := Setup{LibDirs: LibDirs(getenv)}
@@ -30,6 +49,11 @@ func FromEnvironment(getenv func(string) string, file string) Setup {
 	for _, dir := range filepath.SplitList(getenv(KernelsVariable)) {
 		if dir != "" {
 			s.KernelDirs = append(s.KernelDirs, dir)
+		}
+	}
+	for _, name := range strings.Split(getenv(OffVariable), ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			s.Off = append(s.Off, name)
 		}
 	}
 	if file != "" {
@@ -52,6 +76,13 @@ func (s Setup) Open(ordinal int) (*Device, Image, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	for _, name := range s.Off {
+		if !slices.Contains(Features(), name) {
+			return nil, nil, &Error{Call: "open", Device: ordinal, Text: fmt.Sprintf("there is no %q to turn off", name),
+				Hint: OffVariable + " takes " + strings.Join(Features(), " and ")}
+		}
+	}
+	driver.off = s.Off
 	device, err := driver.Open(ordinal)
 	if err != nil {
 		return nil, nil, err

@@ -5,6 +5,7 @@
 # names its directory if it is in neither place. PyTorch and compute-sanitizer are used if they
 # are here.
 #
+# NANOCHAT_CUDA_OFF=hopper,early leaves out what only Hopper has, if it is in doubt.
 # ONLY chooses steps by a pattern (ONLY='speed|losses'). SEED is the seed of the tests' random
 # inputs, which the report names; it is another one each time.
 set -uo pipefail

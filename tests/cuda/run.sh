@@ -20,6 +20,11 @@ s = u.find_spec("nvidia")
 print(":".join(d for p in (s.submodule_search_locations if s else []) for d in sorted(glob.glob(p + "/*/lib"))))' 2>/dev/null)
 	export NANOCHAT_CUDA_LIB_DIR
 fi
+missing=$(./nanochat doctor --json | sed -n 's/^ *"missing": "\(.*\)",*$/\1/p')
+if [ -n "$missing" ]; then
+	echo "run.sh: $missing: nothing can be checked here" >&2
+	exit 1
+fi
 failed=()
 step() {
 	local name=$1

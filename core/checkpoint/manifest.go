@@ -88,26 +88,40 @@ func (m *manifest) text() []byte {
 	for i, f := range m.files {
 		fmt.Fprintf(&b, "file %s %d %x\n", fileNames[i], f.size, f.sum)
 	}
-	fmt.Fprintf(&b, "sha256 %x\n", sha256.Sum256(b.Bytes()))
+	return seal(&b)
+}
+
+// seal ends the text of a file with the SHA-256 of what stands before.
+func seal(b *bytes.Buffer) []byte {
+	fmt.Fprintf(b, "sha256 %x\n", sha256.Sum256(b.Bytes()))
 	return b.Bytes()
+}
+
+// unseal is the text that seal ended, which has to begin with a line; what is "" or says what is wrong.
+func unseal(b []byte, first string) (body, what string) {
+	const tail = len("sha256 ") + 2*sha256.Size + 1
+	if len(b) < tail || !bytes.HasPrefix(b, []byte(first+"\n")) {
+		return "", fmt.Sprintf("%d bytes, expected to begin with %q", len(b), first)
+	}
+	text, last := b[:len(b)-tail], string(b[len(b)-tail:])
+	if want := fmt.Sprintf("sha256 %x\n", sha256.Sum256(text)); last != want {
+		return "", fmt.Sprintf("ends in %q, expected %q: it was changed or cut short", strings.TrimSpace(last), strings.TrimSpace(want))
+	}
+	return string(text), ""
 }
 
 // parseManifest reads what text wrote. It has one way to be written, so that a
 // change of any byte is found.
 func parseManifest(b []byte) (*manifest, string) {
-	const tail = len("sha256 ") + 2*sha256.Size + 1
-	if len(b) < tail || !bytes.HasPrefix(b, []byte(magic+"\n")) {
-		return nil, fmt.Sprintf("%d bytes, expected to begin with %q", len(b), magic)
-	}
-	body, last := b[:len(b)-tail], string(b[len(b)-tail:])
-	if want := fmt.Sprintf("sha256 %x\n", sha256.Sum256(body)); last != want {
-		return nil, fmt.Sprintf("ends in %q, expected %q: it was changed or cut short", strings.TrimSpace(last), strings.TrimSpace(want))
+	body, what := unseal(b, magic)
+	if what != "" {
+		return nil, what
 	}
 	m := &manifest{score: math.NaN()}
 	bad := func(line int, want string) (*manifest, string) {
 		return nil, fmt.Sprintf("line %d: expected %s", line, want)
 	}
-	lines := strings.Split(string(body), "\n")
+	lines := strings.Split(body, "\n")
 	if len(lines) != 5+len(fileNames) || lines[len(lines)-1] != "" {
 		return nil, fmt.Sprintf("%d lines, expected %d", len(lines), 5+len(fileNames))
 	}
@@ -219,15 +233,15 @@ func (m *manifest) open(fsys fsx.FS, path string, i int) (fsx.File, int64, error
 	if err != nil {
 		return nil, 0, &Error{Path: name, Err: err}
 	}
-	if err := m.files[i].compare(name, f); err != nil {
+	if err := m.files[i].compare(name, f, nil); err != nil {
 		f.Close()
 		return nil, 0, err
 	}
 	return f, m.files[i].size, nil
 }
 
-// compare reads all of f.
-func (want fileInfo) compare(name string, f fsx.File) error {
+// compare reads all of f, passes it on to w if that is not nil, and says how it differs.
+func (want fileInfo) compare(name string, f fsx.File, w io.Writer) error {
 	info, err := f.Stat()
 	if err != nil {
 		return &Error{Path: name, Err: err}
@@ -236,7 +250,11 @@ func (want fileInfo) compare(name string, f fsx.File) error {
 		return err
 	}
 	h := sha256.New()
-	n, err := io.CopyBuffer(h, io.NewSectionReader(f, 0, want.size), make([]byte, 1<<18))
+	out := io.Writer(h)
+	if w != nil {
+		out = io.MultiWriter(h, w)
+	}
+	n, err := io.CopyBuffer(out, io.NewSectionReader(f, 0, want.size), make([]byte, 1<<18))
 	switch sum := h.Sum(nil); {
 	case err != nil:
 		return &Error{Path: name, What: fmt.Sprintf("cannot be read at byte %d", n), Err: err}

@@ -69,22 +69,17 @@ func (p *Parts) text() []byte {
 	for _, f := range p.Parts {
 		fmt.Fprintf(&b, "part %s %d %s\n", f.Name, f.Bytes, f.SHA256)
 	}
-	fmt.Fprintf(&b, "sha256 %x\n", sha256.Sum256(b.Bytes()))
-	return b.Bytes()
+	return seal(&b)
 }
 
 // parseParts reads what text wrote; what is "" or says what is wrong.
 func parseParts(b []byte) (p *Parts, what string) {
-	const tail = len("sha256 ") + 2*sha256.Size + 1
-	if len(b) < tail || !bytes.HasPrefix(b, []byte(partsMagic+"\n")) {
-		return nil, fmt.Sprintf("%d bytes, expected to begin with %q", len(b), partsMagic)
-	}
-	body, last := b[:len(b)-tail], string(b[len(b)-tail:])
-	if want := fmt.Sprintf("sha256 %x\n", sha256.Sum256(body)); last != want {
-		return nil, fmt.Sprintf("ends in %q, expected %q: it was changed or cut short", strings.TrimSpace(last), strings.TrimSpace(want))
+	body, what := unseal(b, partsMagic)
+	if what != "" {
+		return nil, what
 	}
 	p = &Parts{}
-	for i, line := range strings.Split(strings.TrimSuffix(string(body), "\n"), "\n") {
+	for i, line := range strings.Split(strings.TrimSuffix(body, "\n"), "\n") {
 		f := strings.Split(line, " ")
 		number := func(at int) int64 {
 			n, err := strconv.ParseInt(f[at], 10, 64)

@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
@@ -215,23 +216,11 @@ func (x *Part) compare(fsys fsx.FS, name string, w io.Writer) error {
 		return &Error{Path: name, What: "is missing", Err: err}
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return &Error{Path: name, Err: err}
+	sum, err := hex.DecodeString(x.SHA256)
+	if err != nil || len(sum) != sha256.Size {
+		return &Error{Path: name, What: fmt.Sprintf("%q is no SHA-256", x.SHA256)}
 	}
-	if err := checkSize(name, info, x.Bytes); err != nil {
-		return err
-	}
-	h := sha256.New()
-	out := io.Writer(h)
-	if w != nil {
-		out = io.MultiWriter(h, w)
-	}
-	n, err := io.CopyBuffer(out, io.NewSectionReader(f, 0, x.Bytes), make([]byte, 1<<18))
-	if err != nil {
-		return &Error{Path: name, What: fmt.Sprintf("cannot be read at byte %d", n), Err: err}
-	}
-	return x.same(name, h)
+	return fileInfo{x.Bytes, [sha256.Size]byte(sum)}.compare(name, f, w)
 }
 
 // same compares what was hashed.

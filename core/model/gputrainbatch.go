@@ -37,15 +37,10 @@ type batchSorter struct {
 
 // check reports what b has wrong.
 func (s *batchSorter) check(b *TrainBatch) error {
-	n := b.Rows * b.SeqLen
-	switch {
-	case b.Rows < 1 || b.SeqLen < 1 || b.Rows > s.tokens || b.SeqLen > s.tokens || n > s.tokens:
-		return fmt.Errorf("model: a batch of %d rows of %d tokens: this trainer takes 1 to %d tokens", b.Rows, b.SeqLen, s.tokens)
-	case len(b.Tokens) != n || len(b.Targets) != n || len(b.Starts) != n:
-		return fmt.Errorf("model: a batch of %d rows of %d has %d tokens, %d targets and %d starts",
-			b.Rows, b.SeqLen, len(b.Tokens), len(b.Targets), len(b.Starts))
+	if err := b.check(s.tokens); err != nil {
+		return err
 	}
-	for i := range n {
+	for i := range b.Tokens {
 		id, target, in, start := b.Tokens[i], b.Targets[i], int32(i%b.SeqLen), b.Starts[i]
 		switch {
 		case id < 0 || int(id) >= s.vocab:

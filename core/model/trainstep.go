@@ -19,6 +19,19 @@ type TrainBatch struct {
 	Rows, SeqLen int
 }
 
+// check reports sizes that do not go together, or are more than a trainer of that many tokens takes.
+func (b *TrainBatch) check(tokens int) error {
+	n := b.Rows * b.SeqLen
+	switch {
+	case b.Rows < 1 || b.SeqLen < 1 || b.Rows > tokens || b.SeqLen > tokens || n > tokens:
+		return fmt.Errorf("model: a batch of %d rows of %d tokens: this Trainer takes 1 to %d tokens", b.Rows, b.SeqLen, tokens)
+	case len(b.Tokens) != n || len(b.Targets) != n || len(b.Starts) != n:
+		return fmt.Errorf("model: a batch of %d rows of %d has %d tokens, %d targets and %d starts",
+			b.Rows, b.SeqLen, len(b.Tokens), len(b.Targets), len(b.Starts))
+	}
+	return nil
+}
+
 // LossOptions defines the objective: with p = softmax of the capped logits, summed
 // over all targets,
 //
@@ -94,12 +107,8 @@ func (t *Trainer) pass(b *TrainBatch, l LossOptions, learn bool) (LossSum, error
 // plan checks b and lays out the step: every document is a sequence.
 func (t *Trainer) plan(b *TrainBatch) error {
 	n, vocab := b.Rows*b.SeqLen, t.m.cfg.Vocab
-	switch {
-	case b.Rows < 1 || b.SeqLen < 1 || b.Rows > t.o.Tokens || b.SeqLen > t.o.Tokens || n > t.o.Tokens:
-		return fmt.Errorf("model: a batch of %d rows of %d tokens: this Trainer takes 1 to %d tokens", b.Rows, b.SeqLen, t.o.Tokens)
-	case len(b.Tokens) != n || len(b.Targets) != n || len(b.Starts) != n:
-		return fmt.Errorf("model: a batch of %d rows of %d has %d tokens, %d targets and %d starts",
-			b.Rows, b.SeqLen, len(b.Tokens), len(b.Targets), len(b.Starts))
+	if err := b.check(t.o.Tokens); err != nil {
+		return err
 	}
 	for i, id := range b.Targets {
 		if id < -1 || int(id) >= vocab {

@@ -4,29 +4,18 @@ package cuda_test
 
 import (
 	"math/rand/v2"
-	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/architehc/nanochat/kernels"
 	"github.com/architehc/nanochat/kernels/cuda"
-	"github.com/architehc/nanochat/kernels/cuda/cudatest"
 )
 
 // decode runs f with the kernels on a device of its own.
 func decode(t *testing.T, f func(*cuda.Thread, *cuda.Ops, *cuda.Decode)) {
 	t.Helper()
-	v, image := cudatest.Open(t, os.Getenv)
-	defer v.Close()
-	require.NoError(t, v.Do(func(th *cuda.Thread) error {
-		o, err := th.Ops(image)
-		require.NoError(t, err)
-		d, err := th.Decode(image)
-		require.NoError(t, err)
-		f(th, o, d)
-		return nil
-	}))
+	computeWith(t, (*cuda.Thread).Decode, f)
 }
 
 // Attention of one token of each sequence gives the bits of the kernels for many, and leaves the same

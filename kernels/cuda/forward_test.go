@@ -24,18 +24,10 @@ func actOf(t *testing.T, th *cuda.Thread, a *cuda.Act, n int) quantised {
 	return quantised{get[int8](t, th, a.Q, n*a.Stride), bits(get[float32](t, th, a.Scale, n)), get[int32](t, th, a.Sums, n*a.Groups())}
 }
 
+// computeForward is compute with the fused kernels as well.
 func computeForward(t *testing.T, f func(*cuda.Thread, *cuda.Ops, *cuda.Forward)) {
 	t.Helper()
-	v, image := cudatest.Open(t, os.Getenv)
-	defer v.Close()
-	require.NoError(t, v.Do(func(th *cuda.Thread) error {
-		o, err := th.Ops(image)
-		require.NoError(t, err)
-		k, err := th.Forward(image)
-		require.NoError(t, err)
-		f(th, o, k)
-		return nil
-	}))
+	computeWith(t, (*cuda.Thread).Forward, f)
 }
 
 // The fused kernels give the bits of the single ones, for every shape of vector, group and

@@ -23,18 +23,7 @@ import (
 // withLatent runs f with the kernels on a device of its own.
 func withLatent(t *testing.T, f func(*cuda.Thread, *cuda.Latent)) {
 	t.Helper()
-	v, image := cudatest.Open(t, os.Getenv)
-	err := v.Do(func(th *cuda.Thread) error {
-		l, err := th.Latent(image)
-		require.NoError(t, err)
-		f(th, l)
-		return nil
-	})
-	v.Close()
-	require.NoError(t, err)
-	if !cudatest.OnGPU(os.Getenv) {
-		require.Zero(t, left(t), "areas and contexts are left")
-	}
+	onDevice(t, nil, (*cuda.Thread).Latent, f)
 }
 
 // room is device memory full of ones, with guards of 64 bytes on both sides.

@@ -19,19 +19,7 @@ import (
 // losses runs f with the kernels on a device whose blocks have at most that much shared memory.
 func losses(t *testing.T, shared int, f func(*cuda.Thread, *cuda.Loss)) {
 	t.Helper()
-	v, image := cudatest.Open(t, os.Getenv)
-	v.SharedBytes = min(shared, v.SharedBytes)
-	err := v.Do(func(th *cuda.Thread) error {
-		l, err := th.Loss(image)
-		require.NoError(t, err)
-		f(th, l)
-		return nil
-	})
-	v.Close()
-	require.NoError(t, err)
-	if !cudatest.OnGPU(os.Getenv) {
-		require.Zero(t, left(t), "areas and contexts are left")
-	}
+	onDevice(t, func(v *cuda.Device) { v.SharedBytes = min(shared, v.SharedBytes) }, (*cuda.Thread).Loss, f)
 }
 
 // objective is what core/model makes of a row's results.

@@ -46,14 +46,18 @@ func vector(r *rand.Rand, n int) []float32 {
 	return x
 }
 
-// compute runs f with the kernels on a device of its own.
-func compute(t *testing.T, f func(*cuda.Thread, *cuda.Ops)) {
+// onDevice runs f with the kernels that load gives on a device of its own, to which change, if it is not nil,
+// is done first.
+func onDevice[K any](t *testing.T, change func(*cuda.Device), load func(*cuda.Thread, cuda.Image) (K, error), f func(*cuda.Thread, K)) {
 	t.Helper()
 	v, image := cudatest.Open(t, os.Getenv)
+	if change != nil {
+		change(v)
+	}
 	err := v.Do(func(th *cuda.Thread) error {
-		o, err := th.Ops(image)
+		k, err := load(th, image)
 		require.NoError(t, err)
-		f(th, o)
+		f(th, k)
 		return nil
 	})
 	v.Close()
@@ -61,6 +65,24 @@ func compute(t *testing.T, f func(*cuda.Thread, *cuda.Ops)) {
 	if !cudatest.OnGPU(os.Getenv) {
 		require.Zero(t, left(t), "areas and contexts are left")
 	}
+}
+
+// compute runs f with the kernels on a device of its own.
+func compute(t *testing.T, f func(*cuda.Thread, *cuda.Ops)) {
+	t.Helper()
+	onDevice(t, nil, (*cuda.Thread).Ops, f)
+}
+
+// computeWith is compute with further kernels, those that load gives.
+func computeWith[K any](t *testing.T, load func(*cuda.Thread, cuda.Image) (K, error), f func(*cuda.Thread, *cuda.Ops, K)) {
+	t.Helper()
+	var o *cuda.Ops
+	onDevice(t, nil, func(th *cuda.Thread, image cuda.Image) (k K, err error) {
+		if o, err = th.Ops(image); err != nil {
+			return k, err
+		}
+		return load(th, image)
+	}, func(th *cuda.Thread, k K) { f(th, o, k) })
 }
 
 // put allocates and uploads.

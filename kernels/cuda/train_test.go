@@ -23,21 +23,11 @@ import (
 // that blocks go over several tokens; 0: as many as it has.
 func training(t *testing.T, multiprocessors int, f func(*cuda.Thread, *cuda.Train)) {
 	t.Helper()
-	v, image := cudatest.Open(t, os.Getenv)
-	if multiprocessors > 0 {
-		v.Multiprocessors = multiprocessors
-	}
-	err := v.Do(func(th *cuda.Thread) error {
-		x, err := th.Train(image)
-		require.NoError(t, err)
-		f(th, x)
-		return nil
-	})
-	v.Close()
-	require.NoError(t, err)
-	if !cudatest.OnGPU(os.Getenv) {
-		require.Zero(t, left(t), "areas and contexts are left")
-	}
+	onDevice(t, func(v *cuda.Device) {
+		if multiprocessors > 0 {
+			v.Multiprocessors = multiprocessors
+		}
+	}, (*cuda.Thread).Train, f)
 }
 
 // area is device memory of n elements, full of NaN, between guards.

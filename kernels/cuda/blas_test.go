@@ -137,7 +137,7 @@ func multiply(p cuda.Product, d, c, a, b []float32) []float32 {
 
 func TestProductsOfEveryTypeAndForm(t *testing.T) {
 	withBlas(t, func(th *cuda.Thread, b *cuda.Blas) {
-		r := rand.New(rand.NewPCG(3, 4))
+		r := cudatest.Rand(os.Getenv, 3, 4)
 		for _, c := range []struct {
 			a, d        cuda.BlasType
 			alpha, beta float32
@@ -177,7 +177,7 @@ func TestProductsOfEveryTypeAndForm(t *testing.T) {
 // P = 2·G·G + 3·G, as the orthogonalisation of gradients has it: C is a factor.
 func TestProductThatAddsAFactor(t *testing.T) {
 	withBlas(t, func(th *cuda.Thread, b *cuda.Blas) {
-		g := matrix(rand.New(rand.NewPCG(1, 1)), 8*8)
+		g := matrix(cudatest.Rand(os.Getenv, 1, 1), 8*8)
 		at := typed(t, th, g, cuda.BlasBF16)
 		p := cuda.Product{M: 8, N: 8, K: 8, A: at, B: at, C: at, D: put(t, th, make([]uint16, 64)), TypeA: cuda.BlasBF16, TypeD: cuda.BlasBF16, Alpha: 0.25, Beta: 3}
 		require.NoError(t, b.MatMul(&p))
@@ -223,7 +223,7 @@ func TestSumsAreFloat32WhereResultsAreNot(t *testing.T) {
 
 func TestProductsInAGraph(t *testing.T) {
 	withBlas(t, func(th *cuda.Thread, b *cuda.Blas) {
-		r := rand.New(rand.NewPCG(5, 5))
+		r := cudatest.Rand(os.Getenv, 5, 5)
 		x, y := matrix(r, 64), matrix(r, 64)
 		d := put(t, th, make([]float32, 64))
 		p := cuda.Product{M: 8, N: 8, K: 8, A: put(t, th, x), B: put(t, th, y), D: d, Alpha: 1, Beta: 1}
@@ -277,7 +277,7 @@ func TestNextAlgorithmWhenTheFirstIsRefused(t *testing.T) {
 		t.Skip("the emulated library refuses on demand")
 	}
 	withBlas(t, func(th *cuda.Thread, b *cuda.Blas) {
-		p := cuda.Product{M: 4, N: 4, K: 4, A: put(t, th, []float32{1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1}), B: put(t, th, matrix(rand.New(rand.NewPCG(1, 2)), 16)), D: put(t, th, make([]float32, 16)), Alpha: 1}
+		p := cuda.Product{M: 4, N: 4, K: 4, A: put(t, th, []float32{1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1}), B: put(t, th, matrix(cudatest.Rand(os.Getenv, 1, 2), 16)), D: put(t, th, make([]float32, 16)), Alpha: 1}
 		t.Setenv("FAKE_CUBLAS_REFUSE", "1")
 		require.NoError(t, b.MatMul(&p))
 		require.Equal(t, get[float32](t, th, p.B, 16), get[float32](t, th, p.D, 16))

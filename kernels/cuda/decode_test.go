@@ -3,13 +3,14 @@
 package cuda_test
 
 import (
-	"math/rand/v2"
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/architehc/nanochat/kernels"
 	"github.com/architehc/nanochat/kernels/cuda"
+	"github.com/architehc/nanochat/kernels/cuda/cudatest"
 )
 
 // decode runs f with the kernels on a device of its own.
@@ -21,7 +22,7 @@ func decode(t *testing.T, f func(*cuda.Thread, *cuda.Ops, *cuda.Decode)) {
 // Attention of one token of each sequence gives the bits of the kernels for many, and leaves the same
 // caches: over many pages, grouped heads, heads whose vectors are not aligned.
 func TestDecodeAttendGivesTheBitsOfAttention(t *testing.T) {
-	r := rand.New(rand.NewPCG(21, 22))
+	r := cudatest.Rand(os.Getenv, 21, 22)
 	for _, c := range []struct {
 		heads, kv, dim, int8, interleaved int
 		norm                              bool

@@ -49,7 +49,7 @@ func gemm(t *testing.T, th *cuda.Thread, o *cuda.Ops, r *rand.Rand, tokens, rows
 }
 
 func TestHopperGivesTheBitsOfTheReference(t *testing.T) {
-	r := rand.New(rand.NewPCG(11, 12))
+	r := cudatest.Rand(os.Getenv, 11, 12)
 	compute(t, func(th *cuda.Thread, o *cuda.Ops) {
 		require.Empty(t, o.Notices())
 		if !o.ForceHopper(2) {
@@ -136,7 +136,7 @@ func TestHopperThatIsWrong(t *testing.T) {
 			require.Len(t, o.Notices(), 1)
 			require.Contains(t, o.Notices()[0], notice)
 			require.False(t, o.ForceHopper(1))
-			gemm(t, th, o, rand.New(rand.NewPCG(1, 2)), 64, 64, 256, 128, 0)
+			gemm(t, th, o, cudatest.Rand(os.Getenv, 1, 2), 64, 64, 256, 128, 0)
 			return nil
 		}))
 		v.Close()
@@ -156,7 +156,7 @@ func TestFeaturesThatAreOff(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []string{"the products for sm_90a are turned off by NANOCHAT_CUDA_OFF; slower ones are used"}, o.Notices())
 		require.False(t, o.ForceHopper(1))
-		gemm(t, th, o, rand.New(rand.NewPCG(1, 2)), 64, 64, 256, 128, 0)
+		gemm(t, th, o, cudatest.Rand(os.Getenv, 1, 2), 64, 64, 256, 128, 0)
 		return nil
 	}))
 	setup.Off = []string{"hoper"}

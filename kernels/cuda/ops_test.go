@@ -123,7 +123,7 @@ func bits(x []float32) []uint32 {
 func TestQuantizeGivesTheBitsOfTheReference(t *testing.T) {
 	set, err := kernels.ByName("go")
 	require.NoError(t, err)
-	r := rand.New(rand.NewPCG(1, 2))
+	r := cudatest.Rand(os.Getenv, 1, 2)
 	compute(t, func(th *cuda.Thread, o *cuda.Ops) {
 		for _, c := range []struct{ tokens, cols, group int }{{1, 768, 128}, {3, 80, 80}, {2, 2048, 64}, {1, 16, 16}, {2, 1000, 1000}, {1, 304, 48}} {
 			for _, normalize := range []bool{false, true} {
@@ -165,7 +165,7 @@ func TestQuantizeGivesTheBitsOfTheReference(t *testing.T) {
 func TestTernaryGivesTheBitsOfTheReference(t *testing.T) {
 	set, err := kernels.ByName("go")
 	require.NoError(t, err)
-	r := rand.New(rand.NewPCG(3, 4))
+	r := cudatest.Rand(os.Getenv, 3, 4)
 	for _, c := range []struct{ tokens, rows, cols, group int }{
 		{1, 768, 768, 128}, {2, 50, 304, 16}, {1, 16, 16, 16}, {3, 40, 1000, 1000}, {1, 100, 2560, 2560}, {5, 33, 528, 48},
 		{16, 64, 256, 128}, {66, 40, 400, 128}, {17, 20, 80, 80}, {64, 70, 304, 64}, {20, 48, 528, 48}, {20, 40, 208, 32}, {18, 33, 400, 96},
@@ -199,7 +199,7 @@ func TestTernaryGivesTheBitsOfTheReference(t *testing.T) {
 }
 
 func TestGraphComputesWhatTheStreamDoes(t *testing.T) {
-	r := rand.New(rand.NewPCG(5, 6))
+	r := cudatest.Rand(os.Getenv, 5, 6)
 	w, x := random(r, 64, 256, 128), vector(r, 256)
 	compute(t, func(th *cuda.Thread, o *cuda.Ops) {
 		dw, err := th.UploadTernary(w)

@@ -211,15 +211,7 @@ NC_DEVICE void enter(const EnterArgs &a, EnterSlots<S, Next> &slots)
 	const bool residual = a.scalars != 0;
 	const float first = residual ? a.scalars[0] : 1.0f, second = residual ? a.scalars[1] : 0.0f;
 	float w[E][4], part[E][4], scalars[2] = {0, 0}; // scalars: sums of their gradients
-	NC_UNROLL
-	for (int k = 0; k < E; k++) {
-		const int i = 4 * tid + k * step;
-		NC_UNROLL
-		for (int e = 0; e < 4; e++)
-			part[k][e] = w[k][e] = 0;
-		if (i < a.dim)
-			load4(w[k], a.weight + i);
-	}
+	begin_weight<E>(w, part, a.weight, a.dim);
 	int turn = 0, turn_passed = 0;
 	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
 		Mixing<S> m; // of the next writing
@@ -447,15 +439,7 @@ template <int E> NC_DEVICE void last_norm(const LastNormArgs &a, Slots<2> &slots
 	const int tid = (int)threadIdx.x, step = 4 * (int)blockDim.x;
 	const float share = 1.0f / (float)a.streams;
 	float w[E][4], part[E][4];
-	NC_UNROLL
-	for (int k = 0; k < E; k++) {
-		const int i = 4 * tid + k * step;
-		NC_UNROLL
-		for (int e = 0; e < 4; e++)
-			part[k][e] = w[k][e] = 0;
-		if (i < a.dim)
-			load4(w[k], a.weight + i);
-	}
+	begin_weight<E>(w, part, a.weight, a.dim);
 	int turn = 0;
 	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
 		const float scale = scale_of(a.scale, token);
@@ -508,12 +492,7 @@ template <int E> NC_DEVICE void last_norm(const LastNormArgs &a, Slots<2> &slots
 				store4(a.dembed + token * a.dim + i, zero);
 		}
 	}
-	NC_UNROLL
-	for (int k = 0; k < E; k++) {
-		const int i = 4 * tid + k * step;
-		if (i < a.dim)
-			store4(a.partial + (int64_t)blockIdx.x * a.dim + i, part[k]);
-	}
+	end_weight<E>(a.partial, part, a.dim);
 }
 
 NC_BOUNDED(last_norm_1, LastNormArgs, 512, 2)

@@ -129,15 +129,7 @@ NC_DEVICE void activate_norm_back(const ActivateBackArgs &a, Slots<2> &slots)
 {
 	const int tid = (int)threadIdx.x, step = 4 * (int)blockDim.x;
 	float w[E][4], part[E][4];
-	NC_UNROLL
-	for (int k = 0; k < E; k++) {
-		const int i = 4 * tid + k * step;
-		NC_UNROLL
-		for (int e = 0; e < 4; e++)
-			part[k][e] = w[k][e] = 0;
-		if (i < a.ffn)
-			load4(w[k], a.weight + i);
-	}
+	begin_weight<E>(w, part, a.weight, a.ffn);
 	int turn = 0;
 	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
 		const float scale = scale_of(a.scale, token), in_scale = scale_of(a.in_scale, token);
@@ -190,12 +182,7 @@ NC_DEVICE void activate_norm_back(const ActivateBackArgs &a, Slots<2> &slots)
 		}
 		widen(a.input, token);
 	}
-	NC_UNROLL
-	for (int k = 0; k < E; k++) {
-		const int i = 4 * tid + k * step;
-		if (i < a.ffn)
-			store4(a.partial + (int64_t)blockIdx.x * a.ffn + i, part[k]);
-	}
+	end_weight<E>(a.partial, part, a.ffn);
 }
 
 #define ACTIVATE_NORM(name, E, gated, threads, blocks)               \
@@ -230,15 +217,7 @@ template <int E> NC_DEVICE void sub_norm_back(const NormBackArgs &a, Slots<2> &s
 {
 	const int tid = (int)threadIdx.x, step = 4 * (int)blockDim.x;
 	float w[E][4], part[E][4];
-	NC_UNROLL
-	for (int k = 0; k < E; k++) {
-		const int i = 4 * tid + k * step;
-		NC_UNROLL
-		for (int e = 0; e < 4; e++)
-			part[k][e] = w[k][e] = 0;
-		if (a.weight && i < a.width)
-			load4(w[k], a.weight + i);
-	}
+	begin_weight<E>(w, part, a.weight, a.weight ? a.width : 0);
 	int turn = 0;
 	for (int64_t token = blockIdx.x; token < a.tokens; token += gridDim.x) {
 		const float scale = scale_of(a.scale, token);
@@ -292,12 +271,7 @@ template <int E> NC_DEVICE void sub_norm_back(const NormBackArgs &a, Slots<2> &s
 		}
 		widen(a.input, token);
 	}
-	NC_UNROLL
-	for (int k = 0; k < E; k++) {
-		const int i = 4 * tid + k * step;
-		if (a.weight && i < a.width)
-			store4(a.partial + (int64_t)blockIdx.x * a.width + i, part[k]);
-	}
+	end_weight<E>(a.partial, part, a.weight ? a.width : 0);
 }
 
 #define SUB_NORM(E, threads, blocks)                                   \

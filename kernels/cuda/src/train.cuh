@@ -46,6 +46,35 @@ NC_DEVICE void store4_half(uint16_t *p, const float v[4])
 	*(uint64_t *)p = nc_pack_half(v[0], v[1]) | (uint64_t)nc_pack_half(v[2], v[3]) << 32;
 }
 
+// begin_weight loads a thread's elements of a weight of n elements, and begins the sums of their
+// gradients.
+template <int E>
+NC_DEVICE void begin_weight(float w[E][4], float part[E][4], const float *weight, int n)
+{
+	const int tid = (int)threadIdx.x, step = 4 * (int)blockDim.x;
+	NC_UNROLL
+	for (int k = 0; k < E; k++) {
+		const int i = 4 * tid + k * step;
+		NC_UNROLL
+		for (int e = 0; e < 4; e++)
+			part[k][e] = w[k][e] = 0;
+		if (i < n)
+			load4(w[k], weight + i);
+	}
+}
+
+// end_weight writes the block's sums, its row of partial [gridDim.x][n].
+template <int E> NC_DEVICE void end_weight(float *partial, const float part[E][4], int n)
+{
+	const int tid = (int)threadIdx.x, step = 4 * (int)blockDim.x;
+	NC_UNROLL
+	for (int k = 0; k < E; k++) {
+		const int i = 4 * tid + k * step;
+		if (i < n)
+			store4(partial + (int64_t)blockIdx.x * n + i, part[k]);
+	}
+}
+
 // Four is four elements from place i of float32 or, if half is set, bfloat16 numbers, as they were
 // loaded: nothing waits for them before they are asked for their values.
 struct Four {
